@@ -1,0 +1,75 @@
+"""What the priors of gates have in common: they speak of one event, that the gate is not zero."""
+
+from typing import Self
+
+import torch
+from pyro.distributions import TorchDistribution, constraints
+from torch import Tensor
+
+from l0bayes.distributions.score_only import score_only
+
+
+class GatePrior(TorchDistribution):
+    """A prior on whether a gate is open, z ≠ 0; it does not say how far.
+
+    Draws are exactly 0 or 1. ``log_prob`` is the log-probability of the event ``z = 0`` or ``z ≠ 0``, whichever
+    ``value`` in [0, 1] belongs to: a density with respect to counting measure on the two events. Subclasses
+    give the log-odds and, through :mod:`l0bayes.distributions.kl`, an exact KL from
+    :class:`~l0bayes.distributions.HardConcrete`.
+    """
+
+    support = constraints.unit_interval
+    has_rsample = False
+
+    @property
+    def logit_inclusion(self) -> Tensor:
+        """Prior log-odds of an open gate, of shape ``batch_shape``."""
+        raise NotImplementedError
+
+    def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: Self | None = None) -> Self:
+        """The same prior over a larger batch; subclasses keep their class and attributes."""
+        shape = torch.Size(batch_shape)
+        new = type(self).__new__(type(self)) if _instance is None else _instance
+        new.__dict__.update(self.__dict__)
+        for name in self.arg_constraints:
+            setattr(new, name, getattr(self, name).expand(shape))
+        super(GatePrior, new).__init__(shape, validate_args=False)
+        new._validate_args = self._validate_args  # noqa: SLF001 (torch's own idiom for expand)
+        return new
+
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size()) -> Tensor:  # noqa: B008
+        """Draws of exactly 0 or 1, of shape ``sample_shape + batch_shape``."""
+        with torch.no_grad():
+            shape = self._extended_shape(torch.Size(sample_shape))
+            return torch.bernoulli(torch.sigmoid(self.logit_inclusion).expand(shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of the event that ``value`` belongs to, z = 0 or z ≠ 0, in nats."""
+        if self._validate_args:
+            self._validate_sample(value)
+        logit = self.logit_inclusion
+        return torch.nn.functional.logsigmoid(torch.where(score_only(value) == 0, -logit, logit))
+
+    @property
+    def mean(self) -> Tensor:
+        """Prior probability of an open gate."""
+        return torch.sigmoid(self.logit_inclusion)
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of the 0/1 draws."""
+        return torch.sigmoid(self.logit_inclusion) * torch.sigmoid(-self.logit_inclusion)
+
+
+def as_floating(*values: float | Tensor) -> tuple[Tensor, ...]:
+    """Numbers and tensors as floating-point tensors of one shape.
+
+    Args:
+        values: numbers or tensors that broadcast together.
+
+    Returns:
+        As many tensors, of the common shape.
+    """
+    tensors = [torch.as_tensor(value) for value in values]
+    floating = [t if t.is_floating_point() else t.to(torch.get_default_dtype()) for t in tensors]
+    return tuple(torch.broadcast_tensors(*floating))
