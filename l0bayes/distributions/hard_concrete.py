@@ -1,6 +1,7 @@
 """The hard concrete distribution (Louizos, Welling & Kingma, ICLR 2018, arXiv 1712.01312, §2.2)."""
 
 import math
+from collections.abc import Callable
 from typing import ClassVar, Literal, Self, get_args
 
 import torch
@@ -20,6 +21,13 @@ _HALF_CELL = {torch.float32: 2.0**-25, torch.float64: 2.0**-54}
 
 def _log(value: Number) -> Number:
     return value.log() if isinstance(value, Tensor) else math.log(value)
+
+
+def _require(name: str, value: Number, check: Callable[[Tensor], Tensor], must: str) -> None:
+    tensor = torch.as_tensor(value).detach()
+    wrong = ~(check(tensor) & torch.isfinite(tensor))
+    if wrong.any():
+        raise ValueError(f"HardConcrete: {name} must {must}; got {tensor[wrong].flatten()[0].item():g}")
 
 
 class HardConcrete(TorchDistribution):
@@ -74,23 +82,20 @@ class HardConcrete(TorchDistribution):
         tensors = [value for value in (beta, gamma, zeta) if isinstance(value, Tensor)]
         shape = torch.broadcast_shapes(log_alpha.shape, *(tensor.shape for tensor in tensors))
         self.log_alpha = log_alpha.expand(shape)
-        if self._validate_args if validate_args is None else validate_args:
-            self._check_arguments()
-        super().__init__(shape, validate_args=validate_args)
+        validate = self._validate_args if validate_args is None else validate_args
+        if validate:
+            self._check_arguments(log_alpha)
+        super().__init__(shape, validate_args=False)  # checked above, and cheaper
+        self._validate_args = validate
 
-    def _check_arguments(self) -> None:
-        remedies = {
-            "log_alpha": (torch.isfinite, "be finite; look for a learning rate too high or NaN in the data"),
-            "beta": (lambda v: v > 0, "be > 0; the paper uses 2/3"),
-            "gamma": (lambda v: v < 0, "be < 0, so that 0 has an atom; the paper uses -0.1"),
-            "zeta": (lambda v: v > 1, "be > 1, so that 1 has an atom; the paper uses 1.1"),
-        }
-        for name, (check, must) in remedies.items():
-            value = getattr(self, name).detach()
-            wrong = ~(check(value) & ~value.isnan())
-            if wrong.any():
-                first = value[wrong].flatten()[0].item()
-                raise ValueError(f"HardConcrete: {name} must {must}; got {first:g}")
+    def _check_arguments(self, log_alpha: Tensor) -> None:
+        # One reduction tells in the common case; the sum of finite numbers may overflow, so look closer then.
+        if not torch.isfinite(log_alpha.detach().sum()):
+            must = "be finite; look for a learning rate too high or NaN in the data"
+            _require("log_alpha", log_alpha, torch.isfinite, must)
+        _require("beta", self._beta, lambda v: v > 0, "be > 0; the paper uses 2/3")
+        _require("gamma", self._gamma, lambda v: v < 0, "be < 0, so that 0 has an atom; the paper uses -0.1")
+        _require("zeta", self._zeta, lambda v: v > 1, "be > 1, so that 1 has an atom; the paper uses 1.1")
 
     def _as_tensor(self, value: Number) -> Tensor:
         return torch.as_tensor(value, dtype=self.log_alpha.dtype, device=self.log_alpha.device).expand(

@@ -1,0 +1,341 @@
+"""The mean-field guide: hard concrete for gates, normal or point for everything else."""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from operator import attrgetter
+from typing import Any, Literal, get_args
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions import constraints
+from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide.initialization import InitMessenger, init_to_feasible
+from pyro.infer.autoguide.utils import deep_setattr
+from pyro.nn import PyroModule, pyro_method
+from torch import Tensor, nn
+from torch.distributions import biject_to
+
+from l0bayes.distributions import GatePrior, HardConcrete
+from l0bayes.errors import StructureError
+from l0bayes.owned_module import OwnedModule
+
+Others = Literal["normal", "point"]
+
+
+@dataclass(frozen=True)
+class _Site:
+    """A latent site of the model, as the guide needs it."""
+
+    name: str
+    is_gate: bool
+    event_dim: int
+    support: Any
+    frames: tuple[Any, ...]
+
+
+def _unwrap(fn: Any) -> Any:
+    """The distribution inside Independent, masked and expanded wrappers."""
+    while hasattr(fn, "base_dist") and not isinstance(fn, torch.distributions.TransformedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def _is_gate(fn: Any) -> bool:
+    return isinstance(_unwrap(fn), (GatePrior, HardConcrete))
+
+
+class HardConcreteGuide(OwnedModule, AutoGuide):
+    """A mean-field :class:`~pyro.infer.autoguide.AutoGuide` for models with gates.
+
+    Gate sites (prior :class:`~l0bayes.L0Prior`, :class:`~l0bayes.SpikeAndSlabPrior` or
+    :class:`~l0bayes.HardConcrete`) get a :class:`~l0bayes.HardConcrete` each, with parameter ``log_alpha.<site>``.
+    Other continuous sites get a plain ``Normal`` (``loc.<site>``, ``log_scale.<site>``; pushed through
+    ``biject_to(support)`` where the support is constrained), so that analytic KLs apply.
+
+    Parameters exist from the start if the model can be traced without data: it has ``sample_latents``, takes no
+    arguments, or ``args`` are given. Otherwise the first call creates them, as in Pyro; ``load_state_dict`` works
+    before that.
+
+    Args:
+        model: a Pyro model.
+        init_open: P(z ≠ 0) of every gate at the start, in (0, 1): a number, or a mapping from patterns of site
+            names to numbers (the first match counts; 0.8 where none does).
+        others: ``"normal"``, or ``"point"`` for a point estimate of the sites that are not gates.
+        init_scale: standard deviation of those normals at the start, > 0, in unconstrained space.
+        init_loc_fn: where they start, see :mod:`pyro.infer.autoguide.initialization`.
+        beta: temperature of the gates, > 0.
+        gamma: lower end of their stretch, < 0.
+        zeta: upper end of their stretch, > 1.
+        args: arguments for tracing the model.
+        kwargs: keyword arguments for tracing the model.
+        create_plates: see :class:`~pyro.infer.autoguide.AutoGuide`.
+
+    Raises:
+        ValueError: if an argument is out of range or a pattern matches no gate site.
+        StructureError: if the model has a discrete latent site, or site names that collide.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        init_open: float | Mapping[str, float] = 0.8,
+        others: Others = "normal",
+        init_scale: float = 0.1,
+        init_loc_fn: Callable[[Any], Tensor] = init_to_feasible,
+        beta: float = 2 / 3,
+        gamma: float = -0.1,
+        zeta: float = 1.1,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        create_plates: Callable[..., Any] | None = None,
+    ) -> None:
+        AutoGuide.__init__(self, model, create_plates=create_plates)
+        if others not in get_args(Others):
+            raise ValueError(f"others must be one of {', '.join(get_args(Others))}; got {others!r}")
+        if not init_scale > 0:
+            raise ValueError(f"init_scale must be > 0; got {init_scale}")
+        HardConcrete(0.0, beta, gamma, zeta, validate_args=True)
+        self._stretch = (float(beta), float(gamma), float(zeta))
+        self._init_open = dict(init_open) if isinstance(init_open, Mapping) else {"*": init_open}
+        for pattern, share in self._init_open.items():
+            if not 0 < share < 1:
+                raise ValueError(f"init_open must be in (0, 1); got {share} for pattern {pattern!r}")
+        self._others = others
+        self._init_scale = init_scale
+        self._init_loc_fn = init_loc_fn
+        self._sites: dict[str, _Site] | None = None
+        self.log_alpha, self.loc, self.log_scale = PyroModule(), PyroModule(), PyroModule()
+        self.claim_parameters()
+        self._setup_if_possible(args, dict(kwargs or {}))
+
+    # -- set-up ---------------------------------------------------------------------------------------------
+
+    def _setup_if_possible(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if not args and not kwargs and hasattr(self.model, "sample_latents"):
+            self._setup_prototype()
+            return
+        try:
+            inspect.signature(getattr(self.model, "forward", self.model)).bind(*args, **kwargs)
+        except TypeError:
+            if args or kwargs:
+                raise
+            return  # the model needs data; the first call brings it
+        self._setup_prototype(*args, **kwargs)
+
+    def _initial_value(self, site: dict[str, Any]) -> Tensor:
+        if _is_gate(site["fn"]):
+            return torch.ones(site["fn"].shape(), device=_device(site["fn"]))
+        value: Tensor = self._init_loc_fn(site)
+        return value
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        """Traces the model once, with every gate open, and creates the parameters that are not there yet."""
+        model = self.model
+        latents = getattr(model, "sample_latents", None) if not args and not kwargs else None
+        traced = InitMessenger(self._initial_value)(latents or model)
+        traced = poutine.block(traced, self._prototype_hide_fn)
+        self.prototype_trace = poutine.block(poutine.trace(traced).get_trace)(*args, **kwargs)
+        if self.master is not None:
+            self.master()._check_prototype(self.prototype_trace)  # noqa: SLF001 (as AutoGuide does)
+        sites = {}
+        for name, site in self.prototype_trace.iter_stochastic_nodes():
+            sites[name] = self._inspect(name, site)
+            self._prototype_frames.update({frame.name: frame for frame in site["cond_indep_stack"]})
+        self._check_names(sites)
+        for name, site in self.prototype_trace.iter_stochastic_nodes():
+            for kind, value in self._initial_parameters(sites[name], site["value"].detach()).items():
+                self._add_parameter(kind, name, value)
+        self._sites = sites
+
+    def _inspect(self, name: str, site: dict[str, Any]) -> _Site:
+        fn = site["fn"]
+        if not _is_gate(fn) and fn.support.is_discrete:
+            raise StructureError(
+                f"site {name!r} is discrete ({type(_unwrap(fn)).__name__}); HardConcreteGuide covers gates and "
+                "continuous sites. Give a gate L0Prior or SpikeAndSlabPrior as prior, or marginalise the site"
+            )
+        for frame in site["cond_indep_stack"]:
+            if not frame.vectorized:
+                raise StructureError(f"site {name!r} is in the sequential plate {frame.name!r}; use a vectorised one")
+        return _Site(name, _is_gate(fn), fn.event_dim, fn.support, tuple(site["cond_indep_stack"]))
+
+    def _check_names(self, sites: Mapping[str, _Site]) -> None:
+        for name in sites:
+            for other in sites:
+                if other.startswith(name + "."):
+                    raise StructureError(f"site names {name!r} and {other!r} collide; rename one of them")
+        gates = [name for name, site in sites.items() if site.is_gate]
+        for pattern in self._init_open:
+            if pattern != "*" and not any(fnmatchcase(name, pattern) for name in gates):
+                raise ValueError(f"init_open: the pattern {pattern!r} matches no gate site; gate sites are {gates}")
+
+    def _initial_parameters(self, site: _Site, value: Tensor) -> dict[str, Tensor]:
+        for frame in site.frames:
+            full = frame.full_size or frame.size
+            if full != frame.size:  # a subsampled plate: one parameter for each member of the full plate
+                value = value.index_select(
+                    frame.dim - site.event_dim, torch.arange(full, device=value.device) % frame.size
+                )
+        if site.is_gate:
+            share = next((p for key, p in self._init_open.items() if fnmatchcase(site.name, key)), 0.8)
+            # logit P(z ≠ 0) = log α + a constant of the stretch
+            offset = HardConcrete(torch.zeros((), dtype=torch.float64), *self._stretch).logit_nonzero
+            log_alpha = torch.logit(torch.tensor(share, dtype=torch.float64)) - offset
+            return {"log_alpha": torch.full_like(value, log_alpha.item())}
+        loc = biject_to(site.support).inv(value)
+        if self._others == "point":
+            return {"loc": loc}
+        scale = torch.tensor(self._init_scale, dtype=loc.dtype).log()
+        return {"loc": loc, "log_scale": torch.full_like(loc, scale.item())}
+
+    def _add_parameter(self, kind: str, name: str, value: Tensor) -> None:
+        existing = dict(getattr(self, kind).named_parameters()).get(name)
+        if existing is None:
+            deep_setattr(getattr(self, kind), name, nn.Parameter(value.clone()))
+        elif existing.shape != value.shape:
+            raise StructureError(
+                f"parameter {kind}.{name} has shape {tuple(existing.shape)}, and the model's site has shape "
+                f"{tuple(value.shape)}: the loaded state belongs to another model"
+            )
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        if self._sites is None:
+            for key, value in state_dict.items():
+                kind, _, name = key.removeprefix(prefix).partition(".")
+                if key.startswith(prefix) and kind in {"log_alpha", "loc", "log_scale"}:
+                    self._add_parameter(kind, name, torch.empty_like(value))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # AutoGuide's own would take the model away from the original.
+        return self.__dict__ | {"_model": (None,), "master": None}
+
+    # -- the variational distribution -----------------------------------------------------------------------
+
+    def _set_up(self) -> Mapping[str, _Site]:
+        if self._sites is None:
+            raise RuntimeError(
+                "the guide has not seen the model's sites yet. Call it once with a batch, guide(x, y), or construct "
+                "it with HardConcreteGuide(model, args=(x, y))"
+            )
+        return self._sites
+
+    def _parameter(self, kind: str, name: str) -> Tensor:
+        parameter: Tensor = attrgetter(name)(getattr(self, kind))
+        return parameter
+
+    def _distribution(self, site: _Site, indices: Mapping[str, Tensor]) -> Any:
+        """The guide's distribution at a site, without its event dimensions where those are independent."""
+
+        def parameter(kind: str) -> Tensor:
+            value = self._parameter(kind, site.name)
+            for frame in site.frames:
+                index = indices.get(frame.name)
+                if index is not None and len(index) != value.shape[frame.dim - site.event_dim]:
+                    value = value.index_select(frame.dim - site.event_dim, index)
+            return value
+
+        if site.is_gate:
+            return HardConcrete(parameter("log_alpha"), *self._stretch, validate_args=False).to_event(site.event_dim)
+        transform = biject_to(site.support)
+        if self._others == "point":
+            return dist.Delta(transform(parameter("loc")), event_dim=site.event_dim)
+        loc = parameter("loc")
+        normal = dist.Normal(loc, parameter("log_scale").exp(), validate_args=False)
+        if site.support is constraints.real or getattr(site.support, "base_constraint", None) is constraints.real:
+            return normal.to_event(site.event_dim)
+        shape_before = transform.domain.event_dim
+        changed = dist.TransformedDistribution(normal.to_event(shape_before), [transform])
+        return changed.to_event(site.event_dim - changed.event_dim)
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Draws every latent site.
+
+        Args:
+            args: arguments of the model.
+            kwargs: keyword arguments of the model.
+
+        Returns:
+            Site name to draw.
+        """
+        if self._sites is None:
+            self._setup_prototype(*args, **kwargs)
+        plates = self._create_plates(*args, **kwargs) if self._prototype_frames else {}
+        draws = {}
+        for name, site in self._set_up().items():
+            with ExitStack() as stack:
+                indices = {f.name: stack.enter_context(plates[f.name]) for f in site.frames}
+                draws[name] = pyro.sample(name, self._distribution(site, indices))
+        return draws
+
+    @pyro_method
+    def distributions(self) -> dict[str, Any]:
+        """The guide's distribution at every latent site, by name."""
+        return {name: self._distribution(site, {}) for name, site in self._set_up().items()}
+
+    @pyro_method
+    def gates(self) -> dict[str, HardConcrete]:
+        """The distribution of every gate, by site name, with the site's shape as ``batch_shape``."""
+        return {
+            name: HardConcrete(self._parameter("log_alpha", name), *self._stretch, validate_args=False)
+            for name, site in self._set_up().items()
+            if site.is_gate
+        }
+
+    @torch.no_grad()
+    def point(self, rule: str = "paper") -> dict[str, Tensor]:
+        """Test-time gate values by site name, see :meth:`~l0bayes.HardConcrete.point`."""
+        return {name: gate.point(rule) for name, gate in self.gates().items()}  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def quantiles(self, quantiles: Sequence[float] | Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # noqa: ARG002
+        """Posterior quantiles of every latent site.
+
+        Args:
+            quantiles: probabilities in [0, 1].
+            args: ignored, as in Pyro's guides.
+            kwargs: ignored, as in Pyro's guides.
+
+        Returns:
+            Site name to a tensor of shape ``(len(quantiles), *site shape)``.
+        """
+        results = {}
+        for name, site in self._set_up().items():
+            fn = self._distribution(site, {})
+            if isinstance(fn, dist.Delta):
+                results[name] = fn.v.expand(len(quantiles), *fn.v.shape).clone()
+                continue
+            base = HardConcrete(self._parameter("log_alpha", name), *self._stretch) if site.is_gate else None
+            loc = None if base is not None else self._parameter("loc", name)
+            reference = self._parameter("log_alpha", name) if loc is None else loc
+            levels = torch.as_tensor(quantiles, dtype=reference.dtype, device=reference.device)
+            levels = levels.reshape(-1, *(1,) * reference.dim())
+            if base is not None:
+                results[name] = base.icdf(levels)
+            else:
+                normal = dist.Normal(loc, self._parameter("log_scale", name).exp())
+                results[name] = biject_to(site.support)(normal.icdf(levels))
+        return results
+
+    @torch.no_grad()
+    def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Posterior median of every latent site, by name; arguments are ignored, as in Pyro's guides."""
+        return {name: values[0] for name, values in self.quantiles([0.5], *args, **kwargs).items()}
+
+
+def _device(fn: Any) -> torch.device | None:
+    parameters: Iterable[Any] = _parameters_of(_unwrap(fn))
+    return next((value.device for value in parameters), None)
+
+
+def _parameters_of(fn: Any) -> Iterator[Tensor]:
+    for name in fn.arg_constraints:
+        value = getattr(fn, name, None)
+        if isinstance(value, Tensor):
+            yield value

@@ -1,0 +1,221 @@
+"""Network + gates + prior = a Pyro module."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro.nn import pyro_method
+from torch import Tensor, nn
+
+from l0bayes.distributions import L0Prior, SpikeAndSlabPrior
+from l0bayes.distributions.gate_prior import GatePrior
+from l0bayes.errors import StructureError
+from l0bayes.owned_module import OwnedModule
+from l0bayes.structure import GateGroup, Structure, find_structure, masked_forward, match_layers
+from l0bayes.subnetwork import Selector, compact_network, run_subnetwork
+
+_OPTIONS = {"gates", "code_cost", "inclusion"}
+
+
+class SparseModule(OwnedModule):
+    """A network whose features pass through gates, each group of gates a Pyro site.
+
+    Called inside a guide-replayed model it draws the gates once and runs only the subnetwork they select. Made by
+    :func:`sparsify`.
+
+    Args:
+        net: the network; its own parameters are trained, in place.
+        structure: its gate groups.
+        priors: group name to a prior of ``batch_shape`` ``(size,)``.
+
+    Attributes:
+        net: the network.
+        structure: the gate groups, and the layers left dense with reasons; ``print(sparse.structure)``.
+    """
+
+    def __init__(self, net: nn.Module, structure: Structure, priors: Mapping[str, GatePrior]) -> None:
+        super().__init__()
+        self.net = net
+        self.structure = structure
+        self._select = Selector(structure.groups)
+        self._prior_types = {name: type(prior) for name, prior in priors.items()}
+        for name, prior in priors.items():
+            for argument in prior.arg_constraints:
+                self.register_buffer(_buffer(name, argument), getattr(prior, argument).clone(), persistent=False)
+        self.claim_parameters()
+
+    @property
+    def groups(self) -> tuple[GateGroup, ...]:
+        """The gate groups, in the order of their sites."""
+        return self.structure.groups
+
+    def prior(self, group: str) -> GatePrior:
+        """The prior of a group, on the module's device, of ``batch_shape`` ``(size,)``."""
+        kind = self._prior_types[group]
+        arguments = {name: self._buffers[_buffer(group, name)] for name in kind.arg_constraints}
+        return kind(**arguments, validate_args=False)
+
+    @pyro_method
+    def sample_latents(self) -> dict[str, Tensor]:
+        """Draws every gate group as a Pyro site named after it; ``(size,)`` values by group name."""
+        return {group.name: pyro.sample(group.name, self.prior(group.name).to_event(1)) for group in self.groups}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The output of the subnetwork selected by one draw of the gates.
+
+        Args:
+            args: arguments of the network.
+            kwargs: keyword arguments of the network.
+        """
+        return self.run(self.sample_latents(), *args, **kwargs)
+
+    def run(self, gates: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        """The output of the subnetwork selected by given gates.
+
+        Args:
+            gates: group name to gate values of shape ``(size,)``; exactly 0 means closed.
+            args: arguments of the network.
+            kwargs: keyword arguments of the network.
+
+        Raises:
+            ValueError: if a gate vector is missing or has another shape.
+        """
+        for group in self.groups:
+            gate = gates.get(group.name)
+            if gate is None or gate.shape != (group.size,):
+                found = "missing" if gate is None else f"of shape {tuple(gate.shape)}"
+                raise ValueError(
+                    f"gates[{group.name!r}] must have shape ({group.size},); it is {found}. One run takes one "
+                    "draw of the gates: use num_particles without vectorize_particles, and Predictive with "
+                    "parallel=False"
+                )
+        net = self.net
+        return run_subnetwork(net, self._select(net.get_parameter, gates), *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """The table of gate groups."""
+        return str(self.structure)
+
+
+def _buffer(group: str, argument: str) -> str:
+    return f"{group.replace('.', '/')}/{argument}"
+
+
+def sparsify(
+    net: nn.Module,
+    example_input: Any,
+    code_cost: float = 0.1,
+    gates: str | Mapping[str, str | Mapping[str, Any]] = "unit",
+    *,
+    inclusion: float | None = None,
+) -> SparseModule:
+    """Puts gates on a network: spike-and-slab features whose code cost is paid per parameter.
+
+    Each gate pays ``code_cost`` times the number of parameters that read its feature (the paper's accounting,
+    |g| in eq. 9 and §3: an input pixel of a 784-300-100 network pays for its 300 weights).
+
+    Args:
+        net: an ordinary network; its parameters stay its own and are trained in place.
+        example_input: an input (or tuple of inputs) it accepts, with a batch dimension.
+        code_cost: λ in nats per parameter, ≥ 0; the paper's 0.1/N on the mean loss is 0.1 here.
+        gates: ``"unit"`` gates the features that leave a layer, ``"input"`` those that enter it, network
+            inputs included; or a mapping from patterns of layer names to such a word, or to options
+            ``{"gates": word, "code_cost": …, "inclusion": …}``. The first pattern that matches counts; layers
+            that none matches stay dense.
+        inclusion: prior probability π of an open gate. ``None`` is the paper's objective
+            (:class:`~l0bayes.L0Prior`); a number in (0, 1) adds KL(Bernoulli ‖ Bernoulli(π))
+            (:class:`~l0bayes.SpikeAndSlabPrior`).
+
+    Returns:
+        A Pyro module with one site of gates per group; ``print`` it to see the groups.
+
+    Raises:
+        StructureError: if nothing can be gated, a pattern matches nothing, or a word or option is unknown.
+        ValueError: if ``code_cost`` is negative or ``inclusion`` outside (0, 1).
+    """
+    if not isinstance(net, nn.Module):
+        raise StructureError(f"net must be a torch.nn.Module; got {type(net).__name__}")
+    settings = {
+        layer: _settings(layer, value, code_cost, inclusion) for layer, value in match_layers(net, gates).items()
+    }
+    structure = find_structure(net, example_input, {layer: s["gates"] for layer, s in settings.items()})
+    _check(net, structure, example_input)
+    priors = {group.name: _prior(group, settings[group.layer], net) for group in structure.groups}
+    return SparseModule(net, structure, priors)
+
+
+def _settings(layer: str, value: Any, code_cost: float, inclusion: float | None) -> dict[str, Any]:
+    options = {"gates": value} if isinstance(value, str) else dict(value)
+    unknown = set(options) - _OPTIONS
+    if unknown or "gates" not in options:
+        raise StructureError(
+            f"gates: options for layer {layer!r} must be 'gates' and any of {sorted(_OPTIONS - {'gates'})}; got "
+            f"{sorted(options)}"
+        )
+    return {"code_cost": code_cost, "inclusion": inclusion} | options
+
+
+def _prior(group: GateGroup, settings: Mapping[str, Any], net: nn.Module) -> GatePrior:
+    parameter = next(net.parameters())
+    size = torch.full((group.size,), float(group.fan_out), device=parameter.device)
+    cost = torch.as_tensor(float(settings["code_cost"])) * size
+    if settings["inclusion"] is None:
+        return L0Prior(cost, validate_args=True)
+    return SpikeAndSlabPrior(float(settings["inclusion"]), cost, validate_args=True)
+
+
+@torch.no_grad()
+def _check(net: nn.Module, structure: Structure, example_input: Any) -> None:
+    """Refuses a structure whose subnetwork differs from the masked network on the example input."""
+    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    gates = {}
+    for group in structure.groups:
+        positions = torch.arange(group.size, device=next(net.parameters()).device)
+        gates[group.name] = torch.where(positions % 3 == 0, 0.0, 0.25 + 0.5 * (positions % 2))
+    training = {module: module.training for module in net.modules()}
+    try:
+        net.eval()
+        masked = masked_forward(net, structure.groups, gates, *inputs)
+        selected = run_subnetwork(net, Selector(structure.groups)(net.get_parameter, gates), *inputs)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    if isinstance(masked, Tensor) and not torch.allclose(masked, selected, rtol=1e-3, atol=1e-4):
+        raise StructureError(
+            f"{type(net).__name__} gives different outputs with closed features masked and removed (by up to "
+            f"{(masked - selected).abs().max().item():.2g}): it uses these features in a way that was not "
+            "traced. Gate fewer layers, by patterns in gates"
+        )
+
+
+def find_sparse(model: nn.Module) -> SparseModule:
+    """The one sparse module in a model.
+
+    Raises:
+        StructureError: if there is none, or more than one.
+    """
+    found = [module for module in model.modules() if isinstance(module, SparseModule)]
+    if len(found) != 1:
+        raise StructureError(
+            f"model must contain exactly one network made by sparsify; {type(model).__name__} has {len(found)}"
+        )
+    return found[0]
+
+
+def compact(model: nn.Module, guide: Any, rule: str = "paper") -> nn.Module:
+    """The finished network: a plain module that consists of the subnetwork of the test-time gates.
+
+    Args:
+        model: a sparse module, or a model around one.
+        guide: a guide that gives test-time gates, such as :class:`~l0bayes.inference.HardConcreteGuide`.
+        rule: how a test-time gate is chosen, see :meth:`~l0bayes.HardConcrete.point`.
+
+    Returns:
+        A copy of the user's own network at reduced size, without Pyro, in evaluation mode; its outputs are those
+        of ``predict(model, guide, x, gates="point", rule=rule)``.
+    """
+    sparse = find_sparse(model)
+    return compact_network(sparse.net, sparse.groups, guide.point(rule)).eval()
+
+

@@ -1,0 +1,33 @@
+"""Fully connected networks."""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """A fully connected network with ReLU between its layers, named ``fc1``, ``fc2``, …
+
+    Args:
+        sizes: features of the input, of each hidden layer, and of the output; the paper's is 784, 300, 100, 10.
+
+    Raises:
+        ValueError: if there are fewer than two sizes or one is not positive.
+    """
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__()
+        if len(sizes) < 2 or any(not isinstance(size, int) or size < 1 for size in sizes):  # noqa: PLR2004
+            raise ValueError(f"sizes must be two or more positive integers, such as 784, 300, 100, 10; got {sizes}")
+        self.sizes = sizes
+        for number, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
+            self.add_module(f"fc{number}", nn.Linear(fan_in, fan_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps inputs of shape ``(batch, …)``, flattened, to outputs of shape ``(batch, sizes[-1])``."""
+        x = x.flatten(1)
+        *hidden, last = self.children()
+        for layer in hidden:
+            x = layer(x).relu()
+        output: Tensor = last(x)
+        return output

@@ -1,0 +1,17 @@
+"""What every test starts from: one seed, the default dtype, and reproducible hypothesis examples."""
+
+import pyro
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("l0bayes", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("l0bayes")
+
+
+@pytest.fixture(autouse=True)
+def _same_start():
+    pyro.set_rng_seed(20180430)  # torch, numpy and random
+    dtype = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(dtype)
