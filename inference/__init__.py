@@ -1,0 +1,22 @@
+"""Guides, ELBO, training, prediction, storage."""
+
+from l0bayes.inference.batches import TensorBatches
+from l0bayes.inference.elbo import ClosedFormKL_ELBO
+from l0bayes.inference.fit import FitResult, evaluate, fit
+from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
+from l0bayes.inference.parameter_groups import parameter_groups
+from l0bayes.inference.predict import predict
+from l0bayes.inference.storage import load, save
+
+__all__ = [
+    "ClosedFormKL_ELBO",
+    "FitResult",
+    "HardConcreteGuide",
+    "TensorBatches",
+    "evaluate",
+    "fit",
+    "load",
+    "parameter_groups",
+    "predict",
+    "save",
+]

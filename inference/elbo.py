@@ -12,6 +12,8 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from l0bayes.owned_module import parameters_unheard
+
 
 class ClosedFormKL_ELBO(TraceMeanField_ELBO):  # noqa: N801 (named as Pyro names its ELBOs)
     """:class:`~pyro.infer.TraceMeanField_ELBO` without what a closed-form KL makes superfluous.
@@ -28,20 +30,19 @@ class ClosedFormKL_ELBO(TraceMeanField_ELBO):  # noqa: N801 (named as Pyro names
     """
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
-        guide_trace = poutine.trace(guide, graph_type="flat").get_trace(*args, **kwargs)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace), graph_type="flat").get_trace(
-            *args, **kwargs
-        )
+        with parameters_unheard():
+            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
         return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 
     def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[float, Tensor]:
-        model_trace.compute_log_prob(lambda _name, site: site["is_observed"])
         elbo = torch.zeros(())
         for name, site in model_trace.nodes.items():
             if site["type"] != "sample":
                 continue
             if site["is_observed"]:
-                elbo = elbo + site["log_prob_sum"]
+                log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+                elbo = elbo + scale_and_mask(log_prob, site["scale"], site["mask"]).sum()
             elif name in guide_trace.nodes:
                 elbo = elbo - _kl(name, site, guide_trace.nodes[name])
             else:

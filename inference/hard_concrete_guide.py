@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from operator import attrgetter
 from typing import Any, Literal, get_args
 
 import pyro
@@ -25,6 +24,9 @@ from l0bayes.errors import StructureError
 from l0bayes.owned_module import OwnedModule
 
 Others = Literal["normal", "point"]
+
+
+_KINDS = ("log_alpha", "loc", "log_scale")
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         self._init_scale = init_scale
         self._init_loc_fn = init_loc_fn
         self._sites: dict[str, _Site] | None = None
-        self.log_alpha, self.loc, self.log_scale = PyroModule(), PyroModule(), PyroModule()
+        for kind in _KINDS:
+            setattr(self, kind, PyroModule())
         self.claim_parameters()
         self._setup_if_possible(args, dict(kwargs or {}))
 
@@ -195,9 +198,9 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         return {"loc": loc, "log_scale": torch.full_like(loc, scale.item())}
 
     def _add_parameter(self, kind: str, name: str, value: Tensor) -> None:
-        existing = dict(getattr(self, kind).named_parameters()).get(name)
+        existing = dict(self.child(kind).named_parameters()).get(name)
         if existing is None:
-            deep_setattr(getattr(self, kind), name, nn.Parameter(value.clone()))
+            deep_setattr(self.child(kind), name, nn.Parameter(value.clone()))
         elif existing.shape != value.shape:
             raise StructureError(
                 f"parameter {kind}.{name} has shape {tuple(existing.shape)}, and the model's site has shape "
@@ -208,7 +211,7 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         if self._sites is None:
             for key, value in state_dict.items():
                 kind, _, name = key.removeprefix(prefix).partition(".")
-                if key.startswith(prefix) and kind in {"log_alpha", "loc", "log_scale"}:
+                if key.startswith(prefix) and kind in _KINDS:
                     self._add_parameter(kind, name, torch.empty_like(value))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -227,8 +230,7 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         return self._sites
 
     def _parameter(self, kind: str, name: str) -> Tensor:
-        parameter: Tensor = attrgetter(name)(getattr(self, kind))
-        return parameter
+        return self.parameter(f"{kind}.{name}")
 
     def _distribution(self, site: _Site, indices: Mapping[str, Tensor]) -> Any:
         """The guide's distribution at a site, without its event dimensions where those are independent."""
@@ -266,6 +268,8 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         """
         if self._sites is None:
             self._setup_prototype(*args, **kwargs)
+        for kind in _KINDS:
+            self.announce(kind)
         plates = self._create_plates(*args, **kwargs) if self._prototype_frames else {}
         draws = {}
         for name, site in self._set_up().items():

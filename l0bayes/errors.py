@@ -19,3 +19,7 @@ class DataError(L0BayesError, ValueError):
 
 class FileFormatError(L0BayesError, ValueError):
     """A file that is damaged, incomplete, or not of the kind that was asked for."""
+
+
+class DivergenceError(L0BayesError, ArithmeticError):
+    """Training whose loss stopped being a finite number."""

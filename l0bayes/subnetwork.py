@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,10 +37,14 @@ class Selector:
 
     Args:
         groups: the network's gate groups.
+        narrow_below: share of open gates below which a group's slices are taken out. Above it copying the slices
+            costs more than it saves, and the closed gates' zeros stay in the products; the result is the same.
+            1 always takes them out.
     """
 
-    def __init__(self, groups: Sequence[GateGroup]) -> None:
+    def __init__(self, groups: Sequence[GateGroup], narrow_below: float = 1.0) -> None:
         self._groups = tuple(groups)
+        self._narrow_below = narrow_below
         self._cuts: dict[str, list[tuple[str, int, bool]]] = {}
         for group in self._groups:
             for part in group.slices:
@@ -56,7 +60,7 @@ class Selector:
         Returns:
             The selection, differentiable in parameters and gates.
         """
-        kept = {group.name: open_positions(gates[group.name]) for group in self._groups}
+        kept = {group.name: self._kept(gates[group.name]) for group in self._groups}
         values = {
             name: gates[name] if keep is None else gates[name].index_select(0, keep)
             for name, keep in kept.items()
@@ -79,11 +83,11 @@ class Selector:
         }
         return Selection(tensors, features)
 
-
-def open_positions(gate: Tensor) -> Tensor | None:
-    """Indices of the gates that are not exactly 0, or ``None`` if all are open."""
-    keep = gate.detach().nonzero().squeeze(1)
-    return None if len(keep) == len(gate) else keep
+    def _kept(self, gate: Tensor) -> Tensor | None:
+        """Indices of the gates that are not exactly 0, or ``None`` if the group stays at full size."""
+        keep = gate.detach().nonzero().squeeze(1)
+        share = len(keep) / len(gate)
+        return keep if share < 1 and share <= self._narrow_below else None
 
 
 @contextmanager
@@ -105,7 +109,7 @@ def _narrow_inputs(net: nn.Module, features: Mapping[str, Tensor]) -> Iterator[N
 def run_subnetwork(net: nn.Module, selection: Selection, *args: Any, **kwargs: Any) -> Any:
     """Runs the user's own module on the selected tensors; everything not selected is never computed."""
     with _narrow_inputs(net, selection.features):
-        return functional_call(net, dict(selection.tensors), args, kwargs)
+        return functional_call(net, dict(selection.tensors), args, kwargs, tie_weights=False)
 
 
 class SelectLinear(nn.Linear):
@@ -125,6 +129,13 @@ class SelectLinear(nn.Linear):
         super().__init__(in_features, out_features, bias=bias, device=device)
         self.register_buffer("index", torch.arange(in_features, device=device))
 
+    @classmethod
+    def like(cls, layer: nn.Linear) -> Self:
+        """The same layer, reading all its features; it shares the parameters."""
+        new = cls(layer.in_features, layer.out_features, bias=layer.bias is not None, device=layer.weight.device)
+        new.weight, new.bias = layer.weight, layer.bias
+        return new.train(layer.training)
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name nn.Linear gives it)
         """Applies the layer to the features ``input[..., index]``."""
         return super().forward(input.index_select(-1, self.index))
@@ -142,27 +153,47 @@ def compact_network(net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[
     Returns:
         A module of the user's own class, at reduced size, in the training mode of ``net``.
     """
-    small = copy.deepcopy(net)
     selection = Selector(groups)(net.get_parameter, gates)
-    for name, tensor in selection.tensors.items():
-        layer, _, attribute = name.rpartition(".")
-        owner = small.get_submodule(layer)
-        old = net.get_parameter(name)
-        setattr(owner, attribute, nn.Parameter(tensor.clone(), requires_grad=old.requires_grad))
-        if isinstance(owner, nn.Linear):
-            owner.out_features, owner.in_features = owner.weight.shape
-    for name, keep in selection.features.items():
-        _replace(small, name, _select_linear(small.get_submodule(name), keep))
+    tensors = dict(selection.tensors) | {f"{layer}.index": keep for layer, keep in selection.features.items()}
+    small = resize(copy.deepcopy(net), {name: tensor.shape for name, tensor in tensors.items()})
+    state = small.state_dict()
+    for name, tensor in tensors.items():
+        state[name].copy_(tensor)
     return small
 
 
-def _select_linear(layer: nn.Module, keep: Tensor) -> SelectLinear:
-    assert isinstance(layer, nn.Linear)  # noqa: S101 (structure admits no other; this tells the type checker)
-    bias = layer.bias is not None
-    new = SelectLinear(1, 1, bias=bias, device=layer.weight.device)
-    new.weight, new.bias, new.index = layer.weight, layer.bias, keep
-    new.out_features, new.in_features = layer.weight.shape
-    return new.train(layer.training)
+def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> nn.Module:
+    """Gives a network's tensors other shapes, in place; values of those that change are lost.
+
+    Args:
+        net: a network.
+        shapes: tensor name to shape. An ``index`` that a linear layer does not have yet makes it a
+            :class:`SelectLinear`.
+
+    Returns:
+        ``net``.
+
+    Raises:
+        ValueError: if a name or a number of dimensions does not fit the network.
+    """
+    for name in shapes:
+        path, _, tensor = name.rpartition(".")
+        if tensor == "index" and type(layer := net.get_submodule(path)) is nn.Linear:
+            _replace(net, path, SelectLinear.like(layer))
+    state = net.state_dict()
+    for name, shape in shapes.items():
+        if name not in state or state[name].dim() != len(shape):
+            raise ValueError(f"{type(net).__name__} has no tensor {name} of {len(shape)} dimensions")
+        if state[name].shape == shape:
+            continue
+        path, _, attribute = name.rpartition(".")
+        owner = net.get_submodule(path)
+        new = state[name].new_zeros(shape)
+        old = owner._parameters.get(attribute)  # noqa: SLF001 (buffer or parameter?)
+        setattr(owner, attribute, new if old is None else nn.Parameter(new, requires_grad=old.requires_grad))
+        if isinstance(owner, nn.Linear):
+            owner.out_features, owner.in_features = owner.weight.shape
+    return net
 
 
 def _replace(net: nn.Module, name: str, module: nn.Module) -> None:

@@ -36,7 +36,7 @@ class Likelihood(OwnedModule):
 
     def sample_latents(self) -> dict[str, Tensor]:
         """Draws the network's latent sites without running it, so that a guide can be set up without data."""
-        sample = getattr(self.net, "sample_latents", None)
+        sample = getattr(self.child("net"), "sample_latents", None)
         latents: dict[str, Tensor] = {} if sample is None else sample()
         return latents
 
@@ -46,6 +46,10 @@ class Likelihood(OwnedModule):
 
     def check_target(self, output: Tensor, target: Tensor) -> None:
         """Raises :class:`~l0bayes.errors.DataError` unless the targets suit the network's output."""
+        raise NotImplementedError
+
+    def error(self, output: Tensor, target: Tensor) -> Tensor:
+        """The error of each row, to be averaged."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -62,7 +66,10 @@ class Likelihood(OwnedModule):
             DataError: if the batch is empty, not finite, or its targets do not suit the network.
         """
         check_inputs(x)
-        output = self.net(x)
+        net = self.child("net")
+        if not isinstance(net, OwnedModule):  # those announce themselves
+            self.announce("net")
+        output = net(x)
         if y is not None:
             self.check_target(output, y)
         with (
@@ -116,6 +123,10 @@ class Classifier(Likelihood):
                 f"{int(low) if low < 0 else int(high)}. Number the classes from 0, or widen the last layer"
             )
 
+    def error(self, output: Tensor, target: Tensor) -> Tensor:
+        """1 for each row whose most probable class is wrong, else 0."""
+        return (output.argmax(-1) != target).to(output.dtype)
+
 
 class Regressor(Likelihood):
     """Gaussian likelihood on a network whose outputs are means.
@@ -149,3 +160,7 @@ class Regressor(Likelihood):
             )
         if not torch.isfinite(target).all():
             raise DataError("y must be finite; it holds NaN or infinite values. Remove those rows")
+
+    def error(self, output: Tensor, target: Tensor) -> Tensor:
+        """Squared error of each row, averaged over its targets."""
+        return (output - target).square().reshape(len(output), -1).mean(-1)

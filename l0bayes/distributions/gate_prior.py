@@ -5,6 +5,7 @@ from typing import Self
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from l0bayes.distributions.score_only import score_only
 
@@ -48,7 +49,11 @@ class GatePrior(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         logit = self.logit_inclusion
-        return torch.nn.functional.logsigmoid(torch.where(score_only(value) == 0, -logit, logit))
+        log_prob = logsigmoid(torch.where(value == 0, -logit, logit))
+        if not value.requires_grad:
+            return log_prob
+        # The comparison cuts the graph; joined on again, the guard adds zero and raises in backward.
+        return log_prob + 0 * score_only(value).to(log_prob.dtype)
 
     @property
     def mean(self) -> Tensor:

@@ -79,9 +79,11 @@ class HardConcrete(TorchDistribution):
         self._beta, self._gamma, self._zeta = (
             value if isinstance(value, Tensor) else float(value) for value in (beta, gamma, zeta)
         )
+        shape = log_alpha.shape
         tensors = [value for value in (beta, gamma, zeta) if isinstance(value, Tensor)]
-        shape = torch.broadcast_shapes(log_alpha.shape, *(tensor.shape for tensor in tensors))
-        self.log_alpha = log_alpha.expand(shape)
+        if tensors:
+            shape = torch.broadcast_shapes(shape, *(tensor.shape for tensor in tensors))
+        self.log_alpha = log_alpha.expand(shape) if tensors else log_alpha
         validate = self._validate_args if validate_args is None else validate_args
         if validate:
             self._check_arguments(log_alpha)
@@ -226,7 +228,8 @@ class HardConcrete(TorchDistribution):
 
     def icdf(self, value: Tensor) -> Tensor:
         """The smallest z in [0, 1] with cdf(z) ≥ value: the generalised inverse of :meth:`cdf`."""
-        return self._gate(torch.as_tensor(value).to(self._dtype).logit())
+        # The bounds stand for the infinite logits of 0 and 1, whose gradient would be 0 · ∞.
+        return self._gate(torch.as_tensor(value).to(self._dtype).logit().clamp(-1e18, 1e18))
 
     # -- closed forms and moments ---------------------------------------------------------------------------
 

@@ -21,7 +21,8 @@ from l0bayes.distributions.spike_and_slab_prior import SpikeAndSlabPrior
 @register_kl(HardConcrete, L0Prior)
 def _kl_hard_concrete_l0(q: HardConcrete, p: L0Prior) -> Tensor:
     """λ · P(z ≠ 0) (paper, eq. 9 and 12)."""
-    return p.code_cost * q.prob_nonzero
+    logit = q.logit_nonzero
+    return (p.code_cost.to(logit.dtype) * torch.sigmoid(logit)).to(q.log_alpha.dtype)
 
 
 @register_kl(HardConcrete, SpikeAndSlabPrior)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 _ORDER = 20
 _PANEL_HALF_WIDTH = 2.0  # in units of the distance to the nearest singularity over π
-_MAX_PANELS = 512
+_MAX_PANELS = 2048
 
 
 @functools.cache
@@ -40,11 +40,20 @@ def inside_rule(beta: Tensor, gamma: Tensor, zeta: Tensor) -> tuple[Tensor, Tens
     Returns:
         Nodes and weights of shape ``(n, *broadcast shape)``, such that ``(weights * f(nodes)).sum(0)``
         approximates the integral of ``f`` over (0, 1). Differentiable in ``gamma`` and ``zeta``.
+
+    Raises:
+        ValueError: if a temperature is so high (about 1700 at the default stretch) that the rule would be huge.
     """
     low = (-gamma / zeta).log()
     span = ((1 - gamma) / (zeta - 1)).log() - low
-    steepness = float(torch.as_tensor(span * beta.clamp(min=1.0)).detach().amax())
-    panels = min(max(1, math.ceil(steepness / (2 * _PANEL_HALF_WIDTH))), _MAX_PANELS)
+    width = (span * beta.clamp(min=1.0)).detach()
+    steepness = float(width.amax()) if width.numel() else 0.0
+    panels = max(1, math.ceil(steepness / (2 * _PANEL_HALF_WIDTH)))
+    if panels > _MAX_PANELS:
+        raise ValueError(
+            f"beta, gamma and zeta need {panels} quadrature panels, more than {_MAX_PANELS}; got beta up to "
+            f"{float(beta.amax()):g}. Use a lower temperature; the paper uses 2/3"
+        )
     unit, weights = (
         t.to(span).reshape(-1, *(1,) * span.dim()) for t in _unit_rule(panels)
     )

@@ -9,16 +9,21 @@ from hypothesis import strategies as st
 
 from l0bayes import HardConcrete
 
-DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-LAST_UNIFORM = {torch.float32: 1 - 2.0**-24, torch.float64: 1 - 2.0**-53}
+F64 = torch.float64
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, F64]
+LAST_UNIFORM = {torch.float32: 1 - 2.0**-24, F64: 1 - 2.0**-53}
 POINTS = [0.0, 0.3, 1.0]
 FAR = [-1e4, -300.0, -15.0, 0.0, 15.0, 300.0, 1e4]
 
 dtypes = st.sampled_from(DTYPES)
 locations = st.sampled_from(FAR) | st.floats(-1e4, 1e4)
-temperatures = st.sampled_from([0.05, 2 / 3, 1.0, 60.0]) | st.floats(0.05, 60.0)
-lower = st.sampled_from([-10.0, -0.1, -1e-2]) | st.floats(-10.0, -1e-2)
-upper = st.sampled_from([1.02, 1.1, 10.0]) | st.floats(1.02, 10.0)
+parameters = st.tuples(
+    locations,
+    st.sampled_from([0.05, 2 / 3, 1.0, 60.0]) | st.floats(0.05, 60.0),  # beta
+    st.sampled_from([-10.0, -0.1, -1e-2]) | st.floats(-10.0, -1e-2),  # gamma
+    st.sampled_from([1.02, 1.1, 10.0]) | st.floats(1.02, 10.0),  # zeta
+)
+uniforms = st.sampled_from([0.0, 2.0**-24, 1.0]) | st.floats(0, 1)
 
 QUANTITIES = {
     "log_prob": lambda d: d.log_prob(torch.tensor(POINTS, dtype=d.log_alpha.dtype)),
@@ -36,10 +41,10 @@ QUANTITIES = {
 }
 
 
-def finite_with_gradients(value, parameters, dtype):
+def finite_with_gradients(value, tensors, dtype):
     assert value.dtype == dtype
     assert torch.isfinite(value).all()
-    for gradient in torch.autograd.grad(value.sum(), parameters, allow_unused=True):
+    for gradient in torch.autograd.grad(value.sum(), tensors, allow_unused=True):
         assert gradient is None or torch.isfinite(gradient).all()
 
 
@@ -58,10 +63,10 @@ def rsample_at(d, u):
 
 
 @pytest.mark.parametrize("name", QUANTITIES)
-@given(dtype=dtypes, log_alpha=locations, beta=temperatures, gamma=lower, zeta=upper)
-def test_quantities_are_finite_and_so_are_their_gradients(name, dtype, log_alpha, beta, gamma, zeta):
-    parameters = leaves(dtype, log_alpha, beta, gamma, zeta)
-    finite_with_gradients(QUANTITIES[name](HardConcrete(*parameters)), parameters, dtype)
+@given(dtype=dtypes, numbers=parameters)
+def test_quantities_are_finite_and_so_are_their_gradients(name, dtype, numbers):
+    tensors = leaves(dtype, *numbers)
+    finite_with_gradients(QUANTITIES[name](HardConcrete(*tensors)), tensors, dtype)
 
 
 @pytest.mark.parametrize("name", QUANTITIES)
@@ -71,26 +76,19 @@ def test_quantities_are_finite_with_the_papers_numbers(name, dtype):
     finite_with_gradients(QUANTITIES[name](HardConcrete(log_alpha)), [log_alpha], dtype)
 
 
-@given(
-    dtype=dtypes,
-    log_alpha=locations,
-    beta=temperatures,
-    gamma=lower,
-    zeta=upper,
-    u=st.sampled_from([0.0, 2.0**-24, 1.0]) | st.floats(0, 1),
-)
-def test_draws_are_finite_and_so_are_their_gradients(dtype, log_alpha, beta, gamma, zeta, u):
-    parameters = leaves(dtype, log_alpha, beta, gamma, zeta)
-    z = rsample_at(HardConcrete(*parameters), u)
-    finite_with_gradients(z, parameters, dtype)
+@given(dtype=dtypes, numbers=parameters, u=uniforms)
+def test_draws_are_finite_and_so_are_their_gradients(dtype, numbers, u):
+    tensors = leaves(dtype, *numbers)
+    z = rsample_at(HardConcrete(*tensors), u)
+    finite_with_gradients(z, tensors, dtype)
     assert 0 <= z.item() <= 1
 
 
-@given(dtype=dtypes, log_alpha=locations, u=st.sampled_from([0.0, 1.0]) | st.floats(0, 1))
-def test_every_draw_has_a_finite_log_prob_and_score(dtype, log_alpha, u):
-    parameters = leaves(dtype, log_alpha)
-    d = HardConcrete(*parameters)
-    finite_with_gradients(d.log_prob(rsample_at(d, u).detach()), parameters, dtype)
+@given(dtype=dtypes, numbers=parameters, u=uniforms)
+def test_every_draw_has_a_finite_log_prob_and_score(dtype, numbers, u):
+    tensors = leaves(dtype, *numbers)
+    d = HardConcrete(*tensors)
+    finite_with_gradients(d.log_prob(rsample_at(d, u).detach()), tensors, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -98,6 +96,14 @@ def test_the_last_numbers_of_the_generator_give_the_atoms(dtype):
     d = HardConcrete(torch.tensor([-10.0, 0.0, 10.0], dtype=dtype))
     assert (rsample_at(d, 0.0) == 0).all()
     assert (rsample_at(d, 1.0) == 1).all()
+
+
+@pytest.mark.parametrize(("dtype", "half_cell"), [(torch.float32, 2.0**-25), (F64, 2.0**-54)], ids=str)
+def test_a_zero_of_the_generator_stands_for_the_middle_of_its_cell(dtype, half_cell):
+    # Zero comes once in 2**24 or 2**53 draws: it must not close a gate that is closed far more seldom.
+    d = HardConcrete(torch.tensor([15.0, 20.0, 38.0, 50.0], dtype=dtype))
+    assert torch.equal(rsample_at(d, 0.0), d.icdf(torch.full((4,), half_cell, dtype=dtype)))
+    assert rsample_at(d, 0.0)[-1] == 1
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

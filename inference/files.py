@@ -1,0 +1,87 @@
+"""Tensors and facts in one file: safetensors with a JSON header. No pickle, written whole or not at all."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from l0bayes.errors import FileFormatError
+
+_KEY = "l0bayes"
+
+
+def write_bytes(path: str | Path, content: bytes) -> Path:
+    """Writes a file whole or not at all: a crash leaves the old one, or none.
+
+    Args:
+        path: where; missing folders are made.
+        content: all of it.
+
+    Returns:
+        The path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+    """Writes tensors and facts, atomically.
+
+    Args:
+        path: where, by custom ``*.safetensors``.
+        tensors: name to tensor; copies on the CPU are stored.
+        facts: what JSON can hold; ``kind`` says what sort of file it is.
+
+    Returns:
+        The path.
+    """
+    stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return write_bytes(path, save(stored, metadata={_KEY: json.dumps(dict(facts))}))
+
+
+def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads what :func:`write_tensors` wrote.
+
+    Args:
+        path: the file.
+        kind: the sort of file that is expected.
+
+    Returns:
+        Tensors by name, and the facts.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        FileFormatError: if it is damaged, not one of ours, or of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path: there is no file {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        facts = json.loads(metadata[_KEY])
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise FileFormatError(
+            f"path: {path} is damaged, incomplete, or was not written by l0bayes ({error or type(error).__name__})"
+        ) from error
+    if facts.get("kind") != kind:
+        raise FileFormatError(f"path: {path} holds a {facts.get('kind')}, and a {kind} is needed")
+    return tensors, facts

@@ -1,0 +1,247 @@
+"""Training: one ELBO, one torch optimizer, checkpoints that a killed run resumes from."""
+
+import itertools
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyro
+import torch
+from pyro.infer.autoguide import AutoGuide
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from l0bayes.errors import DataError, DivergenceError
+from l0bayes.inference.checkpoint import Progress, load_checkpoint, random_state, save_checkpoint, set_random_state
+from l0bayes.inference.elbo import ClosedFormKL_ELBO
+from l0bayes.inference.interrupt import Interruption, deferred_interrupt
+from l0bayes.inference.parameter_groups import parameter_groups
+from l0bayes.inference.predict import evaluating, predict
+from l0bayes.models.likelihood import Likelihood
+from l0bayes.posterior.cost import expected_l0
+from l0bayes.sparsify import SparseModule
+
+Batches = Iterable[tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run measured.
+
+    Attributes:
+        history: a row an epoch: ``epoch``, ``elbo`` (nats over the data set, mean of the epoch's steps),
+            ``seconds`` of training, and where they apply ``expected_l0`` (parameters), ``open_gates`` (of the
+            test-time gates) and ``validation_error``.
+        checkpoint: the checkpoint of the last epoch, if one was asked for.
+    """
+
+    history: pd.DataFrame
+    checkpoint: Path | None
+
+
+def fit(
+    model: nn.Module,
+    guide: AutoGuide,
+    train_loader: Batches,
+    *,
+    epochs: int,
+    lr: float = 1e-3,
+    gate_lr: float = 1e-2,
+    weight_decay: float = 0.0,
+    optimizer: torch.optim.Optimizer | None = None,
+    num_particles: int = 1,
+    validation_loader: Batches | None = None,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> FitResult:
+    """Maximises the ELBO of model and guide, in place.
+
+    Args:
+        model: a Pyro model that is a module, called with the batches of the loader.
+        guide: its guide.
+        train_loader: an iterable of batches, each a tuple of the model's arguments: a
+            :class:`~l0bayes.inference.TensorBatches` or any data loader. Seed torch before the call for a
+            reproducible order of data and draws of gates.
+        epochs: passes over the loader, at least 1, those before a resumed checkpoint included.
+        lr: learning rate of the weights, of Adam.
+        gate_lr: learning rate of the gates.
+        weight_decay: of the weights only.
+        optimizer: a torch optimizer over all parameters of model and guide, instead of the last three.
+        num_particles: draws of the gates a step.
+        validation_loader: batches on which to report the error after each epoch.
+        checkpoint: a file written after every epoch and on Ctrl-C. If it exists, the run goes on from there, as
+            if it had never stopped.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The history and where the checkpoint is.
+
+    Raises:
+        ValueError: if an argument is out of range.
+        DataError: if the loader is empty or its data do not suit the model.
+        DivergenceError: if the loss stops being finite.
+        FileFormatError: if the checkpoint is damaged or belongs to another run.
+        KeyboardInterrupt: on Ctrl-C, after the step in progress; its message says where the checkpoint is.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1; got {epochs}")
+    with pyro.get_param_store().scope(), deferred_interrupt() as interruption:
+        _see_first_batch(guide, train_loader)
+        elbo = ClosedFormKL_ELBO(num_particles=num_particles)(model, guide)
+        if optimizer is None:
+            groups = parameter_groups(elbo, lr=lr, gate_lr=gate_lr, weight_decay=weight_decay)
+            optimizer = torch.optim.Adam(groups, fused=True)
+        run = _Run(elbo, optimizer, None if checkpoint is None else Path(checkpoint), interruption)
+        run.resume()
+        bar = tqdm(total=epochs, initial=run.progress.epoch, unit="epoch", disable=not progress)
+        with bar:
+            while run.progress.epoch < epochs:
+                row = run.train_epoch(train_loader)
+                row |= _measure(model, guide, validation_loader)
+                run.finish_epoch(row)
+                bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k != "seconds"})
+                bar.update()
+    return FitResult(pd.DataFrame(run.progress.history), run.checkpoint)
+
+
+class _Run:
+    """The state of one run, epoch by epoch."""
+
+    def __init__(
+        self, elbo: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path | None, interruption: Interruption
+    ) -> None:
+        self._elbo = elbo
+        self._optimizer = optimizer
+        self._interruption = interruption
+        self._modules = {name: elbo.get_submodule(name) for name in ("model", "guide")}
+        self.checkpoint = checkpoint
+        self.progress = Progress()
+
+    def resume(self) -> None:
+        if self.checkpoint is not None and self.checkpoint.exists():
+            self.progress = load_checkpoint(self.checkpoint, self._modules, self._optimizer)
+
+    def _save(self) -> None:
+        if self.checkpoint is not None:
+            save_checkpoint(self.checkpoint, self._modules, self._optimizer, self.progress)
+
+    def train_epoch(self, loader: Batches) -> dict[str, float]:
+        """Trains for one epoch, or for the rest of the one that was interrupted."""
+        self._elbo.train()
+        done = self.progress
+        batches = self._batches(loader)
+        start = time.perf_counter() - done.sums.get("seconds", 0.0)
+        for batch in batches:
+            loss = self._step(batch)
+            done.step += 1
+            done.sums["elbo"] = done.sums.get("elbo", 0.0) - loss
+            done.sums["seconds"] = time.perf_counter() - start
+            if self._interruption.requested:
+                self._stop()
+        if done.step == 0:
+            raise DataError("train_loader is empty; give it at least one batch")
+        return {"elbo": done.sums["elbo"] / done.step, "seconds": done.sums["seconds"]}
+
+    def _batches(self, loader: Batches) -> Iterable[tuple[Tensor, ...]]:
+        done = self.progress
+        if done.step == 0:
+            done.epoch_random = random_state()
+            return iter(loader)
+        now = random_state()
+        set_random_state(done.epoch_random)
+        rest = itertools.islice(iter(loader), done.step, None)
+        first = next(rest, None)  # the order of data is drawn here
+        set_random_state(now)
+        return [] if first is None else itertools.chain([first], rest)
+
+    def _step(self, batch: tuple[Tensor, ...]) -> float:
+        self._optimizer.zero_grad()
+        loss = self._elbo(*batch)
+        value = loss.item()
+        if not math.isfinite(value):
+            kept = "" if self.checkpoint is None else f" The last good state is in {self.checkpoint}."
+            raise DivergenceError(
+                f"the loss became {value} in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}.{kept} "
+                "Lower lr or gate_lr"
+            )
+        loss.backward()
+        self._optimizer.step()
+        return value
+
+    def finish_epoch(self, row: dict[str, float]) -> None:
+        done = self.progress
+        done.epoch += 1
+        done.step, done.sums = 0, {}
+        done.history.append({"epoch": float(done.epoch), **row})
+        done.epoch_random = random_state()
+        self._save()
+        if self._interruption.requested:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._save()
+        where = (
+            "no checkpoint was asked for; model and guide keep what they learned"
+            if self.checkpoint is None
+            else f"everything is in {self.checkpoint}; the same call with it goes on from there"
+        )
+        raise KeyboardInterrupt(
+            f"stopped after {self.progress.epoch} epochs and {self.progress.step} steps: {where}"
+        )
+
+
+def _see_first_batch(guide: AutoGuide, loader: Batches) -> None:
+    """Creates the parameters of a guide that needs data to know the model's sites."""
+    if any(True for _ in guide.parameters()) or guide.prototype_trace is not None:
+        return
+    state = random_state()
+    batch = next(iter(loader), None)
+    if batch is None:
+        raise DataError("train_loader is empty; give it at least one batch")
+    with torch.no_grad():
+        guide(*batch)
+    set_random_state(state)
+
+
+@torch.no_grad()
+def _measure(model: nn.Module, guide: Any, validation_loader: Batches | None) -> dict[str, float]:
+    row = {}
+    if any(isinstance(module, SparseModule) for module in model.modules()):
+        row["expected_l0"] = expected_l0(model, guide)
+        row["open_gates"] = float(sum(int((z != 0).sum()) for z in guide.point().values()))
+    if validation_loader is not None and isinstance(model, Likelihood):
+        row["validation_error"] = evaluate(model, guide, validation_loader)
+    return row
+
+
+def evaluate(model: Likelihood, guide: Any, loader: Batches) -> float:
+    """Mean error of the network at the test-time gates.
+
+    Args:
+        model: a network with its likelihood.
+        guide: its guide.
+        loader: batches of inputs and targets.
+
+    Returns:
+        The mean of the likelihood's ``error`` over all rows: the share misclassified, or the mean squared error.
+
+    Raises:
+        DataError: if the loader is empty.
+    """
+    total, rows = 0.0, 0
+    gated = any(isinstance(module, SparseModule) for module in model.modules())
+    for x, y in loader:
+        if gated:
+            output = predict(model, guide, x)
+        else:
+            with evaluating(model):
+                output = model.child("net")(x)
+        total += float(model.error(output, y).sum())
+        rows += len(x)
+    if rows == 0:
+        raise DataError("loader is empty; give it at least one batch")
+    return total / rows

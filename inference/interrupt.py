@@ -1,0 +1,36 @@
+"""Ctrl-C that waits for the step in progress."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Interruption:
+    """Whether Ctrl-C was pressed since :func:`deferred_interrupt` began."""
+
+    requested = False
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[Interruption]:
+    """Notes the first Ctrl-C instead of raising in the middle of a step; a second one raises as usual.
+
+    Outside the main thread, where Python delivers no signals, nothing is changed.
+    """
+    interruption = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def note(_signal: int, _frame: Any) -> None:
+        interruption.requested = True
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield interruption
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,53 @@
+"""Parameter groups for torch optimizers: gates apart from weights."""
+
+from typing import Any
+
+from torch import nn
+
+
+def parameter_groups(
+    module: nn.Module, *, lr: float = 1e-3, gate_lr: float = 1e-2, weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    """Splits trainable parameters into weights, gates, and the rest of the variational parameters.
+
+    Gates need a learning rate of their own: with one for all they hardly move. Weight decay is for weights alone;
+    on a gate it would pull P(z ≠ 0) towards a half. Note that Adam divides gradients by their size, so a constant
+    code cost, however small, moves a gate that nothing else holds at the full learning rate.
+
+    Args:
+        module: ``elbo(model, guide)``, or any module that holds model and guide.
+        lr: learning rate of weights and of ``loc`` and ``log_scale``, > 0.
+        gate_lr: learning rate of ``log_alpha``, > 0.
+        weight_decay: of the weights, ≥ 0.
+
+    Returns:
+        Groups named ``weights``, ``gates`` and ``variational``, those that are not empty, for any
+        :class:`torch.optim.Optimizer`.
+
+    Raises:
+        ValueError: if a rate is out of range, or there is nothing to train.
+    """
+    if not lr > 0 or not gate_lr > 0 or not weight_decay >= 0:
+        raise ValueError(
+            f"lr and gate_lr must be > 0, weight_decay >= 0; got lr={lr}, gate_lr={gate_lr}, "
+            f"weight_decay={weight_decay}"
+        )
+    members: dict[str, list[nn.Parameter]] = {"weights": [], "gates": [], "variational": []}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            members[_kind(name)].append(parameter)
+    if not any(members.values()):
+        raise ValueError("module has no trainable parameters; call guide once with data if it is not set up yet")
+    settings = {
+        "weights": {"lr": lr, "weight_decay": weight_decay},
+        "gates": {"lr": gate_lr, "weight_decay": 0.0},
+        "variational": {"lr": lr, "weight_decay": 0.0},
+    }
+    return [{"name": name, "params": params, **settings[name]} for name, params in members.items() if params]
+
+
+def _kind(name: str) -> str:
+    parts = name.split(".")
+    if "log_alpha" in parts:
+        return "gates"
+    return "variational" if {"loc", "log_scale"} & set(parts) else "weights"

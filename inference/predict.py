@@ -1,0 +1,74 @@
+"""Predictions of a trained network: at the test-time gates, or over posterior draws of subnetworks."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from l0bayes.models.likelihood import check_inputs
+from l0bayes.sparsify import find_sparse
+
+Gates = Literal["point", "sample"]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, without gradients; every submodule's own mode comes back afterwards."""
+    modes = {child: child.training for child in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for child, mode in modes.items():
+            child.training = mode
+
+
+def predict(
+    model: nn.Module,
+    guide: Any,
+    x: Tensor,
+    gates: Gates = "point",
+    *,
+    num_samples: int = 32,
+    rule: str = "paper",
+    batch_size: int = 4096,
+) -> Tensor:
+    """The network's outputs, each set of gates run as the subnetwork it selects.
+
+    Args:
+        model: a sparse module, or a model around one.
+        guide: its guide.
+        x: inputs of shape ``(batch, …)``.
+        gates: ``"point"`` runs the test-time gates once, ``"sample"`` draws the gates ``num_samples`` times.
+        num_samples: posterior draws, at least 1; from torch's global random state.
+        rule: how a test-time gate is chosen, see :meth:`~l0bayes.HardConcrete.point`.
+        batch_size: inputs run at a time.
+
+    Returns:
+        Outputs of shape ``(batch, …)`` for ``"point"``, ``(num_samples, batch, …)`` for ``"sample"``. Average
+        probabilities, not logits, for a posterior predictive.
+
+    Raises:
+        ValueError: if ``gates``, ``num_samples``, ``batch_size`` or ``rule`` is out of range.
+        DataError: if ``x`` is empty or not finite.
+    """
+    if gates not in get_args(Gates):
+        raise ValueError(f"gates must be one of {', '.join(get_args(Gates))}; got {gates!r}")
+    if num_samples < 1 or batch_size < 1:
+        raise ValueError(f"num_samples and batch_size must be at least 1; got {num_samples} and {batch_size}")
+    check_inputs(x)
+    sparse = find_sparse(model)
+
+    def outputs(values: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([sparse.run(values, part) for part in x.split(batch_size)])
+
+    with evaluating(sparse):
+        if gates == "point":
+            return outputs(guide.point(rule))
+        distributions = guide.gates()
+        return torch.stack(
+            [outputs({name: gate.sample() for name, gate in distributions.items()}) for _ in range(num_samples)]
+        )

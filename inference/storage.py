@@ -1,0 +1,84 @@
+"""Saving and loading finished networks and guides: safetensors + JSON, nothing that could run code."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyro
+import torch
+from pyro.infer.autoguide import AutoGuide
+from torch import Tensor, nn
+
+from l0bayes.errors import FileFormatError
+from l0bayes.inference.files import read_tensors, write_bytes, write_tensors
+from l0bayes.subnetwork import resize
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def _kind(module: nn.Module) -> str:
+    return "guide" if isinstance(module, AutoGuide) else "network"
+
+
+def save(module: nn.Module, path: str | Path, provenance: Mapping[str, Any] | None = None) -> Path:
+    """Saves a network (compacted or not) or a guide.
+
+    Args:
+        module: its ``state_dict`` is stored, with the shapes it has.
+        path: the file to write, by custom ``*.safetensors``. The facts in its header are written beside it as
+            ``*.json`` too, for people to read.
+        provenance: further facts for the header, such as seed, data and error.
+
+    Returns:
+        The path.
+    """
+    state = module.state_dict()
+    facts = {
+        "kind": _kind(module),
+        "class": type(module).__qualname__,
+        "shapes": {name: list(tensor.shape) for name, tensor in state.items()},
+        "versions": {"torch": torch.__version__, "pyro": pyro.__version__},
+        "provenance": dict(provenance or {}),
+    }
+    path = write_tensors(path, state, facts)
+    write_bytes(path.with_suffix(".json"), (json.dumps(facts, indent=2) + "\n").encode())
+    return path
+
+
+def load(path: str | Path, module: _Module) -> _Module:
+    """Loads what :func:`save` wrote into a fresh instance.
+
+    Args:
+        path: the file.
+        module: a new network of the class that was compacted, at its full size: its layers take the shapes in
+            the file. Or a new guide of the same model.
+
+    Returns:
+        ``module``, in evaluation mode if it is a network.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        FileFormatError: if the file is damaged or does not belong to such a module.
+    """
+    tensors, facts = read_tensors(path, _kind(module))
+    if facts.get("class") != type(module).__qualname__:
+        raise FileFormatError(
+            f"module: {path} holds a {facts.get('class')}, and a {type(module).__qualname__} was given"
+        )
+    if isinstance(module, AutoGuide):
+        _load_state(path, module, tensors)
+        return module
+    try:
+        resize(module, {name: tensor.shape for name, tensor in tensors.items()})
+    except (AttributeError, ValueError) as error:
+        raise FileFormatError(f"module: {path} does not fit it: {error}") from error
+    _load_state(path, module, tensors)
+    return module.eval()
+
+
+def _load_state(path: str | Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise FileFormatError(f"module: {path} does not fit it: {error}") from error

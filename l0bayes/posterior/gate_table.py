@@ -1,0 +1,43 @@
+"""The posterior of the gates as a table."""
+
+from typing import Any
+
+import pandas as pd
+import torch
+
+
+@torch.no_grad()
+def gate_table(guide: Any, rule: str = "paper") -> pd.DataFrame:
+    """One row a gate.
+
+    Args:
+        guide: a guide with ``gates()``, such as :class:`~l0bayes.inference.HardConcreteGuide`.
+        rule: how the test-time gate is chosen, see :meth:`~l0bayes.HardConcrete.point`.
+
+    Returns:
+        Columns ``site``, ``layer`` (the site's name up to its last dot), ``index`` (position in the flattened
+        site), ``p_nonzero`` = P(z ≠ 0), ``p_one`` = P(z = 1), ``mean`` and ``sd`` of z, ``point`` (the test-time
+        gate) and ``open`` (whether that is not 0).
+
+    Raises:
+        ValueError: if the guide has no gates or the rule is unknown.
+    """
+    tables = []
+    for site, gate in guide.gates().items():
+        point = gate.point(rule).flatten()
+        columns = {
+            "p_nonzero": gate.prob_nonzero,
+            "p_one": gate.prob_one,
+            "mean": gate.mean,
+            "sd": gate.variance.sqrt(),
+            "point": point,
+            "open": point != 0,
+        }
+        table = pd.DataFrame({name: value.flatten().cpu().numpy() for name, value in columns.items()})
+        table.insert(0, "site", site)
+        table.insert(1, "layer", site.rpartition(".")[0] or site)
+        table.insert(2, "index", range(len(table)))
+        tables.append(table)
+    if not tables:
+        raise ValueError("guide has no gate sites; give sites L0Prior, SpikeAndSlabPrior or HardConcrete as prior")
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,113 @@
+"""What cannot be gated is refused by name, never gated in part."""
+
+import awkward_nets as nets
+import pytest
+import torch
+from torch import nn
+
+from l0bayes import sparsify
+from l0bayes.errors import L0BayesError, StructureError
+from l0bayes.models import MLP
+
+X = torch.zeros(2, 6)
+
+
+@pytest.fixture(name="net")
+def small_network():
+    return MLP(6, 5, 4, 3)
+
+
+def refused(*parts, **arguments):
+    with pytest.raises(StructureError) as error:
+        sparsify(**arguments)
+    for part in parts:
+        assert part in str(error.value)
+    return error.value
+
+
+def test_structure_errors_are_value_errors_of_the_library():
+    assert issubclass(StructureError, (L0BayesError,))
+    assert issubclass(StructureError, ValueError)
+
+
+def test_pattern_that_matches_nothing(net):
+    refused("'conv*'", "'fc1'", "'fc3'", net=net, example_input=X, gates={"fc1": "unit", "conv*": "unit"})
+
+
+@pytest.mark.parametrize("gates", ["neuron", {"fc1": "neuron"}, {"fc1": {"gates": "neuron"}}, ""])
+def test_unknown_word(net, gates):
+    word = "neuron" if gates else "''"
+    refused(word, "unit", "input", net=net, example_input=X, gates=gates)
+
+
+def test_unknown_option(net):
+    options = {"gates": "unit", "code_costs": 1.0}
+    refused("fc2", "code_costs", "code_cost", net=net, example_input=X, gates={"fc2": options})
+
+
+def test_options_without_the_word_gates(net):
+    refused("fc2", "gates", net=net, example_input=X, gates={"fc2": {"code_cost": 1.0}})
+
+
+def test_network_without_a_layer_that_could_be_gated():
+    refused("Sequential", net=nn.Sequential(nn.Flatten(), nn.ReLU()), example_input=X)
+
+
+@pytest.mark.parametrize("net", ["MLP", None, lambda x: x], ids=["str", "None", "function"])
+def test_something_that_is_no_network(net):
+    refused("net must be", type(net).__name__, net=net, example_input=X)
+
+
+def test_a_class_in_place_of_a_network():
+    refused("net must be", net=nn.ReLU, example_input=X)
+
+
+def test_only_the_output_layer_is_asked_for(net):
+    refused("fc3", "leave the network", net=net, example_input=X, gates={"fc3": "unit"})
+
+
+@pytest.mark.parametrize(
+    "example",
+    [torch.zeros(2, 7), torch.zeros(2, 6, dtype=torch.int64), (X, X), "text", None],
+    ids=["width", "dtype", "two inputs", "str", "None"],
+)
+def test_example_input_that_the_network_does_not_take(net, example):
+    refused("example_input", "MLP", net=net, example_input=example)
+
+
+def test_example_input_without_rows(net):
+    # Nothing could be compared on it; either it is refused, or the groups are those of any other example.
+    try:
+        found = sparsify(net, X[:0])
+    except StructureError as error:
+        assert "example_input" in str(error)  # noqa: PT017
+    else:
+        assert [g.name for g in found.groups] == ["fc1.unit", "fc2.unit"]
+
+
+@pytest.mark.parametrize("gates", ["unit", "input"])
+def test_feature_used_where_autograd_does_not_look(gates):
+    refused("Unseen", net=nets.Unseen(), example_input=torch.randn(3, 6), gates=gates)
+
+
+def test_hidden_features_that_are_handed_out_cannot_vanish():
+    with pytest.raises(StructureError):
+        sparsify(nets.TwoOutputs(), torch.randn(3, 6))
+
+
+def test_negative_code_cost_and_impossible_inclusion(net):
+    with pytest.raises(ValueError, match="code_cost"):
+        sparsify(net, X, code_cost=-0.1)
+    with pytest.raises(ValueError, match="code_cost"):
+        sparsify(net, X, code_cost=float("nan"))
+    for inclusion in (0.0, 1.0, 1.5):
+        with pytest.raises(ValueError, match="inclusion"):
+            sparsify(net, X, inclusion=inclusion)
+
+
+def test_a_refused_network_is_left_as_it_was(net):
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    refused("example_input", net=net.train(), example_input=torch.zeros(2, 7))
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert all(module.training for module in net.modules())
+    assert not any(module._forward_pre_hooks for module in net.modules())
