@@ -1,5 +1,6 @@
 """Mini-batches of data that live in memory."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -37,7 +38,7 @@ class TensorBatches:
         self.shuffle = shuffle
 
     def __len__(self) -> int:
-        return -(-len(self.x) // self.batch_size)
+        return math.ceil(len(self.x) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.x)) if self.shuffle else torch.arange(len(self.x))

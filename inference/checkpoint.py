@@ -105,9 +105,7 @@ def save_checkpoint(
     return write_tensors(path, tensors, facts)
 
 
-def load_checkpoint(
-    path: str | Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
-) -> Progress:
+def load_checkpoint(path: str | Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> Progress:
     """Restores modules, optimizer and random state from a checkpoint.
 
     Args:
@@ -126,7 +124,8 @@ def load_checkpoint(
     stored = facts["optimizer"]
     if stored["class"] != type(optimizer).__qualname__:
         raise FileFormatError(
-            f"checkpoint: {path} was written with {stored['class']}, and the optimizer is {type(optimizer).__qualname__}"
+            f"checkpoint: {path} was written with {stored['class']}, and the optimizer is "
+            f"{type(optimizer).__qualname__}"
         )
     state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in stored["state"].items()}
     for name, value in _under(tensors, "optimizer"):

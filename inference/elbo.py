@@ -29,6 +29,9 @@ class ClosedFormKL_ELBO(TraceMeanField_ELBO):  # noqa: N801 (named as Pyro names
         NotImplementedError: if a latent site has no registered KL, or the guide has auxiliary sites.
     """
 
+    def __init__(self, num_particles: int = 1, **options: Any) -> None:
+        super().__init__(num_particles=num_particles, **options)
+
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         with parameters_unheard():
             guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
@@ -41,7 +44,8 @@ class ClosedFormKL_ELBO(TraceMeanField_ELBO):  # noqa: N801 (named as Pyro names
             if site["type"] != "sample":
                 continue
             if site["is_observed"]:
-                log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+                fn: Any = site["fn"]
+                log_prob = fn.log_prob(site["value"], *site["args"], **site["kwargs"])
                 elbo = elbo + scale_and_mask(log_prob, site["scale"], site["mask"]).sum()
             elif name in guide_trace.nodes:
                 elbo = elbo - _kl(name, site, guide_trace.nodes[name])
@@ -55,7 +59,7 @@ class ClosedFormKL_ELBO(TraceMeanField_ELBO):  # noqa: N801 (named as Pyro names
         return -torch_item(elbo), -elbo
 
 
-def _kl(name: str, model_site: dict[str, Any], guide_site: dict[str, Any]) -> Tensor | float:
+def _kl(name: str, model_site: Any, guide_site: Any) -> Tensor | float:
     """KL of one site, with the guide's scale and mask, as TraceMeanField_ELBO takes them."""
     try:
         kl = kl_divergence(guide_site["fn"], model_site["fn"])

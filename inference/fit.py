@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from l0bayes.errors import DataError, DivergenceError
-from l0bayes.inference.checkpoint import Progress, load_checkpoint, random_state, save_checkpoint, set_random_state
+from l0bayes.inference.checkpoint import (
+    Progress,
+    load_checkpoint,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+)
 from l0bayes.inference.elbo import ClosedFormKL_ELBO
 from l0bayes.inference.interrupt import Interruption, deferred_interrupt
 from l0bayes.inference.parameter_groups import parameter_groups
@@ -112,7 +118,11 @@ class _Run:
     """The state of one run, epoch by epoch."""
 
     def __init__(
-        self, elbo: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path | None, interruption: Interruption
+        self,
+        elbo: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        checkpoint: Path | None,
+        interruption: Interruption,
     ) -> None:
         self._elbo = elbo
         self._optimizer = optimizer
@@ -161,7 +171,7 @@ class _Run:
     def _step(self, batch: tuple[Tensor, ...]) -> float:
         self._optimizer.zero_grad()
         loss = self._elbo(*batch)
-        value = loss.item()
+        value: float = loss.item()
         if not math.isfinite(value):
             kept = "" if self.checkpoint is None else f" The last good state is in {self.checkpoint}."
             raise DivergenceError(
@@ -189,9 +199,7 @@ class _Run:
             if self.checkpoint is None
             else f"everything is in {self.checkpoint}; the same call with it goes on from there"
         )
-        raise KeyboardInterrupt(
-            f"stopped after {self.progress.epoch} epochs and {self.progress.step} steps: {where}"
-        )
+        raise KeyboardInterrupt(f"stopped after {self.progress.epoch} epochs and {self.progress.step} steps: {where}")
 
 
 def _see_first_batch(guide: AutoGuide, loader: Batches) -> None:

@@ -152,11 +152,12 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
             self._prototype_frames.update({frame.name: frame for frame in site["cond_indep_stack"]})
         self._check_names(sites)
         for name, site in self.prototype_trace.iter_stochastic_nodes():
-            for kind, value in self._initial_parameters(sites[name], site["value"].detach()).items():
+            start: Any = site["value"]
+            for kind, value in self._initial_parameters(sites[name], start.detach()).items():
                 self._add_parameter(kind, name, value)
         self._sites = sites
 
-    def _inspect(self, name: str, site: dict[str, Any]) -> _Site:
+    def _inspect(self, name: str, site: Any) -> _Site:
         fn = site["fn"]
         if not _is_gate(fn) and fn.support.is_discrete:
             raise StructureError(
@@ -244,7 +245,8 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
             return value
 
         if site.is_gate:
-            return HardConcrete(parameter("log_alpha"), *self._stretch, validate_args=False).to_event(site.event_dim)
+            gate: Any = HardConcrete(parameter("log_alpha"), *self._stretch, validate_args=False)
+            return gate.to_event(site.event_dim)
         transform = biject_to(site.support)
         if self._others == "point":
             return dist.Delta(transform(parameter("loc")), event_dim=site.event_dim)
@@ -270,7 +272,8 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
             self._setup_prototype(*args, **kwargs)
         for kind in _KINDS:
             self.announce(kind)
-        plates = self._create_plates(*args, **kwargs) if self._prototype_frames else {}
+        parent: Any = super()
+        plates = parent._create_plates(*args, **kwargs) if self._prototype_frames else {}
         draws = {}
         for name, site in self._set_up().items():
             with ExitStack() as stack:
@@ -309,23 +312,20 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         Returns:
             Site name to a tensor of shape ``(len(quantiles), *site shape)``.
         """
-        results = {}
-        for name, site in self._set_up().items():
-            fn = self._distribution(site, {})
-            if isinstance(fn, dist.Delta):
-                results[name] = fn.v.expand(len(quantiles), *fn.v.shape).clone()
-                continue
-            base = HardConcrete(self._parameter("log_alpha", name), *self._stretch) if site.is_gate else None
-            loc = None if base is not None else self._parameter("loc", name)
-            reference = self._parameter("log_alpha", name) if loc is None else loc
-            levels = torch.as_tensor(quantiles, dtype=reference.dtype, device=reference.device)
-            levels = levels.reshape(-1, *(1,) * reference.dim())
-            if base is not None:
-                results[name] = base.icdf(levels)
-            else:
-                normal = dist.Normal(loc, self._parameter("log_scale", name).exp())
-                results[name] = biject_to(site.support)(normal.icdf(levels))
-        return results
+        return {name: self._quantiles(site, quantiles) for name, site in self._set_up().items()}
+
+    def _quantiles(self, site: _Site, quantiles: Sequence[float] | Tensor) -> Tensor:
+        location = self._parameter("log_alpha" if site.is_gate else "loc", site.name)
+        levels = torch.as_tensor(quantiles, dtype=location.dtype, device=location.device)
+        levels = levels.reshape(-1, *(1,) * location.dim())
+        if site.is_gate:
+            return HardConcrete(location, *self._stretch).icdf(levels)
+        if self._others == "normal":
+            location = dist.Normal(location, self._parameter("log_scale", site.name).exp()).icdf(levels)
+        else:
+            location = location.expand(len(levels), *location.shape).clone()
+        value: Tensor = biject_to(site.support)(location)
+        return value
 
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:

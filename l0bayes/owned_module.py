@@ -41,7 +41,8 @@ class OwnedModule(PyroModule):
     """A :class:`~pyro.nn.PyroModule` that shares no parameter through Pyro's global store.
 
     Subclasses call :meth:`claim_parameters` at the end of ``__init__``, reach their submodules and parameters by
-    :meth:`child` and :meth:`parameter`, and announce them with :meth:`announce`. Copies and unpickled modules claim theirs by themselves.
+    :meth:`child` and :meth:`parameter`, and announce them with :meth:`announce`. Copies and
+    unpickled modules claim theirs by themselves.
     """
 
     def claim_parameters(self) -> None:
@@ -65,8 +66,8 @@ class OwnedModule(PyroModule):
         *parents, name = path.split(".")
         module: nn.Module | None = self
         for parent in parents:
-            module = module._modules[parent] if module is not None else None
-        parameter = None if module is None else module._parameters[name]
+            module = module._modules[parent] if module is not None else None  # noqa: SLF001 (Pyro intercepts the public way)
+        parameter = None if module is None else module._parameters[name]  # noqa: SLF001
         if parameter is None:
             raise AttributeError(f"{type(self).__name__}.{path} is None")
         return parameter
@@ -80,7 +81,8 @@ class OwnedModule(PyroModule):
                 _announce(f"{self._pyro_name}.{name}.{path}", parameter)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        parent: Any = super()
+        parent.__setstate__(state)
         self.claim_parameters()
 
 

@@ -36,7 +36,7 @@ class SparseModule(OwnedModule):
         structure: the gate groups, and the layers left dense with reasons; ``print(sparse.structure)``.
     """
 
-    def __init__(self, net: nn.Module, structure: Structure, priors: Mapping[str, GatePrior]) -> None:
+    def __init__(self, net: nn.Module, structure: Structure, priors: Mapping[str, Any]) -> None:
         super().__init__()
         self.net = net
         self.structure = structure
@@ -55,7 +55,9 @@ class SparseModule(OwnedModule):
             arguments = {arg: getattr(prior.base_dist, arg) for arg in prior.base_dist.arg_constraints}
             moved = {arg: value.to(fn(value).device) for arg, value in arguments.items()}
             self._priors[name] = type(prior.base_dist)(**moved, validate_args=False).to_event(1)
-        return super()._apply(fn, *args, **kwargs)  # type: ignore[no-any-return]
+        parent: Any = super()
+        parent._apply(fn, *args, **kwargs)
+        return self
 
     @pyro_method
     def sample_latents(self) -> dict[str, Tensor]:
@@ -215,5 +217,3 @@ def compact(model: nn.Module, guide: Any, rule: str = "paper") -> nn.Module:
     """
     sparse = find_sparse(model)
     return compact_network(sparse.net, sparse.groups, guide.point(rule)).eval()
-
-

@@ -157,7 +157,7 @@ class _Graph:
     """torch-pruning's dependency graph of a copy of the network, with its quirks kept in here."""
 
     def __init__(self, net: nn.Module, inputs: Sequence[Any]) -> None:
-        self._net = copy.deepcopy(net).requires_grad_(True)  # frozen parameters would be invisible to autograd
+        self._net = copy.deepcopy(net).requires_grad_()  # frozen parameters would be invisible to autograd
         try:
             with torch.enable_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # parameters outside modules: never part of a group we accept
@@ -264,16 +264,14 @@ def masked_forward(net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[s
     Returns:
         The network's output.
     """
-    handles = []
+    handles = [
+        net.get_submodule(layer).register_forward_pre_hook(
+            lambda _module, args, gate=gates[group.name]: (args[0] * gate, *args[1:])
+        )
+        for group in groups
+        for layer in consumers(group)
+    ]
     try:
-        for group in groups:
-            gate = gates[group.name]
-            for layer in consumers(group):
-                handles.append(
-                    net.get_submodule(layer).register_forward_pre_hook(
-                        lambda _module, args, gate=gate: (args[0] * gate, *args[1:])
-                    )
-                )
         return net(*inputs)
     finally:
         for handle in handles:

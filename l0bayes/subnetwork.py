@@ -62,8 +62,7 @@ class Selector:
         """
         kept = {group.name: self._kept(gates[group.name]) for group in self._groups}
         values = {
-            name: gates[name] if keep is None else gates[name].index_select(0, keep)
-            for name, keep in kept.items()
+            name: gates[name] if keep is None else gates[name].index_select(0, keep) for name, keep in kept.items()
         }
         tensors = {}
         for name, cuts in self._cuts.items():

@@ -149,7 +149,8 @@ class Regressor(Likelihood):
     def observation(self, output: Tensor) -> dist.TorchDistribution:
         """Normal about the outputs, independent over targets."""
         normal = dist.Normal(output, self.noise_scale, validate_args=False)
-        return normal.to_event(output.dim() - 1)
+        independent: dist.TorchDistribution = normal.to_event(output.dim() - 1)
+        return independent
 
     def check_target(self, output: Tensor, target: Tensor) -> None:
         """Raises :class:`~l0bayes.errors.DataError` unless targets are finite and shaped like the outputs."""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """A fully connected network with ReLU between its layers, named ``fc1``, ``fc2``, …
+    """A fully connected network with ReLU between its layers, named ``fc1``, ``fc2`` and so on.
 
     Args:
         sizes: features of the input, of each hidden layer, and of the output; the paper's is 784, 300, 100, 10.

@@ -7,6 +7,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from l0bayes.distributions.hard_concrete import Shape
 from l0bayes.distributions.score_only import score_only
 
 
@@ -27,7 +28,7 @@ class GatePrior(TorchDistribution):
         """Prior log-odds of an open gate, of shape ``batch_shape``."""
         raise NotImplementedError
 
-    def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: Self | None = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: Self | None = None) -> Self:
         """The same prior over a larger batch; subclasses keep their class and attributes."""
         shape = torch.Size(batch_shape)
         new = type(self).__new__(type(self)) if _instance is None else _instance
@@ -38,7 +39,7 @@ class GatePrior(TorchDistribution):
         new._validate_args = self._validate_args  # noqa: SLF001 (torch's own idiom for expand)
         return new
 
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008
         """Draws of exactly 0 or 1, of shape ``sample_shape + batch_shape``."""
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))

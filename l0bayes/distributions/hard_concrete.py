@@ -13,6 +13,7 @@ from l0bayes.distributions.quadrature import inside_rule
 from l0bayes.distributions.score_only import score_only
 
 Number = float | Tensor
+Shape = torch.Size | list[int] | tuple[int, ...]
 PointRule = Literal["paper", "median", "mean"]
 
 # Half the distance between neighbouring draws of torch.rand: a draw of exactly 0 stands for its whole cell.
@@ -119,7 +120,7 @@ class HardConcrete(TorchDistribution):
         """Upper end of the stretch, of shape ``batch_shape``."""
         return self._as_tensor(self._zeta)
 
-    def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: Self | None = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: Self | None = None) -> Self:
         """The same distribution over a larger batch; subclasses keep their class and attributes."""
         shape = torch.Size(batch_shape)
         new = type(self).__new__(type(self)) if _instance is None else _instance
@@ -204,7 +205,7 @@ class HardConcrete(TorchDistribution):
 
     # -- sampling and densities -----------------------------------------------------------------------------
 
-    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008
         """Reparameterised draws of shape ``sample_shape + batch_shape``: one uniform number a gate."""
         shape = self._extended_shape(torch.Size(sample_shape))
         uniform = torch.rand(shape, dtype=self._dtype, device=self.log_alpha.device)

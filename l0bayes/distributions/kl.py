@@ -18,14 +18,12 @@ from l0bayes.distributions.quadrature import inside_rule
 from l0bayes.distributions.spike_and_slab_prior import SpikeAndSlabPrior
 
 
-@register_kl(HardConcrete, L0Prior)
 def _kl_hard_concrete_l0(q: HardConcrete, p: L0Prior) -> Tensor:
     """λ · P(z ≠ 0) (paper, eq. 9 and 12)."""
     logit = q.logit_nonzero
     return (p.code_cost.to(logit.dtype) * torch.sigmoid(logit)).to(q.log_alpha.dtype)
 
 
-@register_kl(HardConcrete, SpikeAndSlabPrior)
 def _kl_hard_concrete_spike_and_slab(q: HardConcrete, p: SpikeAndSlabPrior) -> Tensor:
     """KL(Bernoulli(P(z ≠ 0)) ‖ Bernoulli(π)) + λ · P(z ≠ 0), from logits, so that no logarithm of 0 is taken."""
     logit = q.logit_nonzero
@@ -36,7 +34,6 @@ def _kl_hard_concrete_spike_and_slab(q: HardConcrete, p: SpikeAndSlabPrior) -> T
     return kl.to(q.log_alpha.dtype)
 
 
-@register_kl(HardConcrete, HardConcrete)
 def _kl_hard_concrete_hard_concrete(q: HardConcrete, p: HardConcrete) -> Tensor:
     """Closed form at the atoms, quadrature between them; differentiable in both."""
     shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
@@ -52,7 +49,6 @@ def _kl_hard_concrete_hard_concrete(q: HardConcrete, p: HardConcrete) -> Tensor:
     return q.expectation(at_zero, at_one, inside, rule).to(q.log_alpha.dtype)
 
 
-@register_kl(HardConcrete, Distribution)
 def _kl_hard_concrete_other(q: HardConcrete, p: Distribution) -> Tensor:
     raise TypeError(
         f"no exact KL(HardConcrete ‖ {type(p).__name__}) is registered, and a Monte Carlo KL of a gate has biased "
@@ -73,6 +69,10 @@ def _kl_masked(q: Distribution, p: Distribution) -> Tensor | float:
     return kl
 
 
+register_kl(HardConcrete, L0Prior)(_kl_hard_concrete_l0)
+register_kl(HardConcrete, SpikeAndSlabPrior)(_kl_hard_concrete_spike_and_slab)
+register_kl(HardConcrete, HardConcrete)(_kl_hard_concrete_hard_concrete)
+register_kl(HardConcrete, Distribution)(_kl_hard_concrete_other)
 for _gate in (GatePrior, HardConcrete):
     register_kl(MaskedDistribution, _gate)(_kl_masked)
 register_kl(HardConcrete, MaskedDistribution)(_kl_masked)

@@ -54,8 +54,6 @@ def inside_rule(beta: Tensor, gamma: Tensor, zeta: Tensor) -> tuple[Tensor, Tens
             f"beta, gamma and zeta need {panels} quadrature panels, more than {_MAX_PANELS}; got beta up to "
             f"{float(beta.amax()):g}. Use a lower temperature; the paper uses 2/3"
         )
-    unit, weights = (
-        t.to(span).reshape(-1, *(1,) * span.dim()) for t in _unit_rule(panels)
-    )
+    unit, weights = (t.to(span).reshape(-1, *(1,) * span.dim()) for t in _unit_rule(panels))
     share = torch.sigmoid(low + span * unit)
     return gamma + (zeta - gamma) * share, weights * span * (zeta - gamma) * share * (1 - share)

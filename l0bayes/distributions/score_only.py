@@ -27,7 +27,7 @@ class _ScoreOnly(torch.autograd.Function):
     """Identity whose backward raises."""
 
     @staticmethod
-    def forward(value: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(value: Tensor) -> Tensor:
         return value.view_as(value)
 
     @staticmethod
@@ -51,5 +51,5 @@ def score_only(value: Tensor) -> Tensor:
     """
     if not value.requires_grad:
         return value
-    guarded: Tensor = _ScoreOnly.apply(value)  # type: ignore[no-untyped-call]
+    guarded: Tensor = _ScoreOnly.apply(value)
     return guarded

@@ -35,8 +35,7 @@ def to_arviz(guide: Any, num_samples: int = 1000) -> Any:
     if not guides or num_samples < 1:
         raise ValueError(f"to_arviz needs at least one guide and num_samples >= 1; got {len(guides)}, {num_samples}")
     chains = [
-        {site: fn.sample((num_samples,)).cpu().numpy() for site, fn in one.distributions().items()}
-        for one in guides
+        {site: fn.sample((num_samples,)).cpu().numpy() for site, fn in one.distributions().items()} for one in guides
     ]
     posterior = {site: np.stack([chain[site] for chain in chains]) for site in chains[0]}
     if int(arviz.__version__.partition(".")[0]) >= 1:

@@ -108,6 +108,4 @@ def test_icdf_stays_on_the_atoms_for_their_whole_mass():
 def test_log_prob_works_in_float32_at_least():
     d64 = as_distribution(GRID)
     exact = d64.log_prob(over_grid(POINTS).float().double())
-    assert_close(
-        as_distribution(GRID, torch.float32).log_prob(over_grid(POINTS).float()).double(), exact, 1e-4
-    )
+    assert_close(as_distribution(GRID, torch.float32).log_prob(over_grid(POINTS).float()).double(), exact, 1e-4)

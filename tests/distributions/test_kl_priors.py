@@ -55,9 +55,7 @@ def test_derivatives_in_every_parameter_of_gate_and_prior():
     q = [t.requires_grad_() for t in as_tensors(gates)]
     inclusion, cost = (t.requires_grad_() for t in double(0.3, 0.8))
     assert gradcheck(lambda c, *a: kl_divergence(HardConcrete(*a), L0Prior(c)), (cost, *q))
-    assert gradcheck(
-        lambda i, c, *a: kl_divergence(HardConcrete(*a), SpikeAndSlabPrior(i, c)), (inclusion, cost, *q)
-    )
+    assert gradcheck(lambda i, c, *a: kl_divergence(HardConcrete(*a), SpikeAndSlabPrior(i, c)), (inclusion, cost, *q))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, F64], ids=str)

@@ -46,9 +46,7 @@ def test_quantities_of_a_gate_have_the_batch_shape(batch):
         assert value.shape == batch
 
 
-@pytest.mark.parametrize(
-    "parameters", [(torch.zeros(0), torch.ones(0)), (torch.zeros(2, 0), torch.ones(2, 1))]
-)
+@pytest.mark.parametrize("parameters", [(torch.zeros(0), torch.ones(0)), (torch.zeros(2, 0), torch.ones(2, 1))])
 def test_no_gates_are_no_error(parameters):
     d = HardConcrete(*parameters)
     assert d.mean.shape == d.variance.shape == d.entropy().shape == d.batch_shape

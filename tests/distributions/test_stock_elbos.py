@@ -100,9 +100,7 @@ def test_scale_and_mask_of_the_guide_reach_the_kl(prior):
     kl = kl_divergence(HardConcrete(LOG_ALPHA), prior)
     elbo = TraceMeanField_ELBO()
     assert elbo.loss(model, poutine.scale(guide, 0.25)) == pytest.approx(0.25 * kl.sum().item())
-    assert elbo.loss(poutine.mask(model, mask), poutine.mask(guide, mask)) == pytest.approx(
-        (kl * mask).sum().item()
-    )
+    assert elbo.loss(poutine.mask(model, mask), poutine.mask(guide, mask)) == pytest.approx((kl * mask).sum().item())
 
 
 def test_stock_svi_closes_gates_that_the_data_do_not_want():
@@ -136,9 +134,7 @@ def test_the_value_of_a_monte_carlo_elbo_is_right():
     assert (losses.mean() - kl).abs() < 5 * losses.std() / 20
 
 
-@pytest.mark.parametrize(
-    "other", [dist.Beta(torch.ones(3), 2.0), dist.Uniform(-torch.ones(3), 2.0)], ids=repr
-)
+@pytest.mark.parametrize("other", [dist.Beta(torch.ones(3), 2.0), dist.Uniform(-torch.ones(3), 2.0)], ids=repr)
 @pytest.mark.parametrize("wrap", [lambda d: d, lambda d: d.mask(torch.tensor([True, False, True]))])
 def test_a_prior_without_exact_kl_is_loud(other, wrap):
     def model():

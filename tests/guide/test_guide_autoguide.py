@@ -14,6 +14,11 @@ from pyro.infer.autoguide import AutoDelta, AutoGuide, AutoGuideList, AutoNormal
 from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
 
 
+@pytest.fixture(autouse=True)
+def _empty_store(_same_start):
+    pyro.clear_param_store()  # Pyro's own guides share it by name
+
+
 def data(rows=7):
     return torch.randn(rows, 3), torch.randn(rows)
 
@@ -46,6 +51,20 @@ def test_a_list_answers_for_its_parts():
     assert guide.quantiles([0.1, 0.9], x, y)["z"].shape == (2, 3)
     assert guide[0].master() is guide
     assert list(guide[0].gates()) == ["z"]
+
+
+def test_a_second_list_in_the_same_process_starts_afresh():
+    first, (x, y) = listed(HardConcreteGuide), data()
+    first(x, y)
+    with torch.no_grad():
+        first[0].get_parameter("log_alpha.z").fill_(5.0)
+    before = parameters(first)
+    second = listed(HardConcreteGuide)
+    second(x, y)
+    assert not {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
+    assert second[0].gates()["z"].prob_nonzero.tolist() == pytest.approx([0.8] * 3)
+    SVI(regression, second, pyro.optim.Adam({"lr": 0.1}), TraceMeanField_ELBO()).step(x, y)
+    assert changed(before, first) == set()
 
 
 def test_plates_of_a_list_are_made_once_for_all_parts():
@@ -156,10 +175,7 @@ def test_a_hand_written_guide_may_use_it_as_a_part():
     halved = TraceMeanField_ELBO().loss(model, guide, x, y)
     torch.manual_seed(0)
     whole = TraceMeanField_ELBO().loss(model, gates, x, y)
-    cost = sum(
-        group.fan_out * 0.1 * gates.gates()[group.name].prob_nonzero.sum().item()
-        for group in model.net.groups
-    )
+    cost = sum(group.fan_out * 0.1 * gates.gates()[group.name].prob_nonzero.sum().item() for group in model.net.groups)
     assert math.isclose(whole - halved, cost / 2, rel_tol=1e-3)
 
 

@@ -40,16 +40,12 @@ def test_the_default_is_four_fifths():
     }
 
 
-@pytest.mark.parametrize(
-    ("beta", "gamma", "zeta"), [(2 / 3, -0.1, 1.1), (0.1, -0.5, 1.01), (3.0, -0.01, 2.0)]
-)
+@pytest.mark.parametrize(("beta", "gamma", "zeta"), [(2 / 3, -0.1, 1.1), (0.1, -0.5, 1.01), (3.0, -0.01, 2.0)])
 def test_any_stretch(beta, gamma, zeta):
     guide = HardConcreteGuide(gates_and_slab, init_open=0.3, beta=beta, gamma=gamma, zeta=zeta)
     gate = guide.gates()["z"]
     assert [t.flatten()[0].item() for t in (gate.beta, gate.gamma, gate.zeta)] == [beta, gamma, zeta]
-    assert gate.log_alpha[0].item() == pytest.approx(
-        math.log(0.3 / 0.7) + beta * math.log(-gamma / zeta), rel=1e-12
-    )
+    assert gate.log_alpha[0].item() == pytest.approx(math.log(0.3 / 0.7) + beta * math.log(-gamma / zeta), rel=1e-12)
     assert open_shares(guide)["z"] == pytest.approx(0.3, rel=1e-12)
 
 

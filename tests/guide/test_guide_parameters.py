@@ -115,9 +115,7 @@ def test_a_module_that_needs_data_and_samples_its_weights():
     assert shapes(guide) == {"log_alpha.gate": (3,), "loc.weight": (3,), "log_scale.weight": (3,)}
 
 
-@pytest.mark.parametrize(
-    "name", ["fc1.input", "a.b.c", "spaces and-dashes", "0", "weight", "log_alpha", "net"]
-)
+@pytest.mark.parametrize("name", ["fc1.input", "a.b.c", "spaces and-dashes", "0", "weight", "log_alpha", "net"])
 def test_any_site_name_will_do(name):
     def model():
         pyro.sample(name, L0Prior(torch.ones(3)).to_event(1))

@@ -31,9 +31,7 @@ def test_shapes_are_the_models():
         assert found[name]["value"].shape == wanted[name]["value"].shape
         assert found[name]["fn"].batch_shape == wanted[name]["fn"].batch_shape
         assert found[name]["fn"].event_shape == wanted[name]["fn"].event_shape
-        assert [f.name for f in found[name]["cond_indep_stack"]] == [
-            f.name for f in wanted[name]["cond_indep_stack"]
-        ]
+        assert [f.name for f in found[name]["cond_indep_stack"]] == [f.name for f in wanted[name]["cond_indep_stack"]]
     assert guide.get_parameter("log_alpha.cell").shape == (3, 4)
     assert guide.get_parameter("loc.cells").shape == (3, 4, 2)
     assert guide.gates()["cell"].batch_shape == (3, 4)

@@ -90,9 +90,7 @@ BY_HAND = {
     "log normal": lambda x: normal(x.log()) - x.log(),
     "gamma": lambda x: normal(x.log()) - x.log(),
     "beta": lambda x: normal(x.logit()) - x.log() - (1 - x).log(),
-    "uniform": lambda x: (
-        normal(((x + 2) / 7).logit()) - math.log(7) - ((x + 2) / 7 * (1 - (x + 2) / 7)).log()
-    ),
+    "uniform": lambda x: normal(((x + 2) / 7).logit()) - math.log(7) - ((x + 2) / 7 * (1 - (x + 2) / 7)).log(),
 }
 
 

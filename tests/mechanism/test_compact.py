@@ -75,9 +75,7 @@ def test_layers_state_their_new_sizes():
     small = compact(model, guide)
     sizes = [(layer.in_features, layer.out_features) for layer in (small.fc1, small.fc2, small.fc3)]
     assert sizes == [(pixels, first), (first, second), (second, 4)]
-    assert all(
-        tuple(layer.weight.shape) == size[::-1] for layer, size in zip(small.children(), sizes, strict=True)
-    )
+    assert all(tuple(layer.weight.shape) == size[::-1] for layer, size in zip(small.children(), sizes, strict=True))
 
 
 def test_it_is_a_plain_module_of_the_users_class():

@@ -65,9 +65,7 @@ def fresh_interpreters():
         )
         for name, code in {"loaded": LOADED, "changed": CHANGED}.items()
     }
-    return {
-        name: (*process.communicate(timeout=120), process.returncode) for name, process in started.items()
-    }
+    return {name: (*process.communicate(timeout=120), process.returncode) for name, process in started.items()}
 
 
 @pytest.mark.parametrize("name", ["loaded", "changed"])

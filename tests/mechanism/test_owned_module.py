@@ -136,6 +136,4 @@ def test_a_cleared_param_store_does_no_harm(local):
         owner, x = Owner(), torch.zeros(1, 3)
         first = announced(owner, x)
         pyro.clear_param_store()
-        assert {name: id(p) for name, p in announced(owner, x).items()} == {
-            n: id(p) for n, p in first.items()
-        }
+        assert {name: id(p) for name, p in announced(owner, x).items()} == {n: id(p) for n, p in first.items()}

@@ -140,9 +140,7 @@ def test_an_option_can_take_the_common_inclusion_back():
 def test_sites_are_named_after_groups_and_drawn_as_one_event():
     sparse = sparsify(MLP(6, 5, 4, 3), X, gates="input")
     trace = poutine.trace(sparse).get_trace(X)
-    shapes = {
-        name: (site["fn"].batch_shape, site["fn"].event_shape) for name, site in trace.iter_stochastic_nodes()
-    }
+    shapes = {name: (site["fn"].batch_shape, site["fn"].event_shape) for name, site in trace.iter_stochastic_nodes()}
     assert shapes == {"fc1.input": ((), (6,)), "fc2.input": ((), (5,)), "fc3.input": ((), (4,))}
 
 

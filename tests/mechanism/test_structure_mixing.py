@@ -135,7 +135,5 @@ def test_outputs_of_any_kind_are_compared():
 @pytest.mark.parametrize("name", ["batch norm", "dropout"])
 def test_training_mode_of_the_example_run_does_not_matter(name):
     net = ANY_NETWORK[name]()
-    groups = [
-        str(sparsify(net.train(mode), example(name), gates="input").structure) for mode in (True, False)
-    ]
+    groups = [str(sparsify(net.train(mode), example(name), gates="input").structure) for mode in (True, False)]
     assert groups[0] == groups[1]

@@ -23,9 +23,7 @@ def _double(_same_start):
 def example(gates="input", *, with_norm=False):
     net = MLP(*SIZES)
     if with_norm:
-        net = nn.Sequential(
-            nn.Linear(7, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)
-        )
+        net = nn.Sequential(nn.Linear(7, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4))
     return sparsify(net, torch.randn(3, 7), gates=gates), torch.randn(9, 7), torch.randint(0, 4, (9,))
 
 
@@ -76,8 +74,7 @@ def test_the_gradient_in_an_open_gate_is_the_masked_networks():
     sparse, x, y = example()
     gates = {name: value.requires_grad_() for name, value in random_gates(sparse).items()}
     both = [
-        gradients(cross_entropy(run, y), *gates.values())
-        for run in (masked(sparse, gates, x), sparse.run(gates, x))
+        gradients(cross_entropy(run, y), *gates.values()) for run in (masked(sparse, gates, x), sparse.run(gates, x))
     ]
     for gate, first, second in zip(gates.values(), *both, strict=True):
         assert_same(first[gate != 0], second[gate != 0])
@@ -88,10 +85,7 @@ def test_the_gradient_in_an_open_gate_is_the_masked_networks():
 def test_any_draw_gives_the_masked_output(data):
     sparse, x, _ = example(data.draw(st.sampled_from(["input", "unit"])))
     value = st.one_of(st.just(0.0), st.just(1.0), st.floats(1e-300, 1.0))
-    gates = {
-        g.name: torch.tensor(data.draw(st.lists(value, min_size=g.size, max_size=g.size)))
-        for g in sparse.groups
-    }
+    gates = {g.name: torch.tensor(data.draw(st.lists(value, min_size=g.size, max_size=g.size))) for g in sparse.groups}
     assert_same(sparse.run(gates, x), masked(sparse, gates, x))
 
 

@@ -14,9 +14,7 @@ SIZES = (20, 30, 10, 5)
 
 def first_open(sparse, *keeps):
     """Gates of which the first so many are open, group by group."""
-    return {
-        g.name: (torch.arange(g.size) < keep).float() for g, keep in zip(sparse.groups, keeps, strict=True)
-    }
+    return {g.name: (torch.arange(g.size) < keep).float() for g, keep in zip(sparse.groups, keeps, strict=True)}
 
 
 def flops(function, *, backward=False):

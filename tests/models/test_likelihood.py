@@ -38,9 +38,7 @@ def test_classifier_is_categorical_scaled_by_data_over_batch(num_data):
 @pytest.mark.parametrize("shape", [(BATCH,), (BATCH, 1), (BATCH, 4)])
 @pytest.mark.parametrize("noise_scale", [1.0, 0.3])
 def test_regressor_is_normal_independent_over_targets(noise_scale, shape):
-    net = (
-        nn.Sequential(nn.Linear(6, math.prod(shape[1:])), nn.Unflatten(-1, shape[1:])) if shape[1:] else None
-    )
+    net = nn.Sequential(nn.Linear(6, math.prod(shape[1:])), nn.Unflatten(-1, shape[1:])) if shape[1:] else None
     net = net or nn.Sequential(nn.Linear(6, 1), nn.Flatten(0))
     x, y = torch.randn(BATCH, 6), torch.randn(shape)
     squares = ((net(x) - y) / noise_scale).square().sum().item()

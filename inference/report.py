@@ -1,0 +1,62 @@
+"""Tables and pictures of a finished run, as files."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from l0bayes.inference.files import write_bytes
+
+
+def write_report(out: Path, table: pd.DataFrame, history: pd.DataFrame, image_shape: tuple[int, int]) -> None:
+    """Writes the gate table, the history, and pictures of both.
+
+    Args:
+        out: folder to write to: ``gates.csv``, ``history.csv``, ``gates.png``, ``training.png``.
+        table: from :func:`~l0bayes.gate_table`.
+        history: of the run.
+        image_shape: height and width of the images whose pixels are gated.
+    """
+    import matplotlib as mpl  # noqa: PLC0415 (heavy, and l0bayes.inference must do without)
+
+    backend = mpl.get_backend()
+    mpl.use("agg")
+    from l0bayes.posterior import pictures  # noqa: PLC0415 (matplotlib again)
+
+    write_bytes(out / "gates.csv", table.to_csv(index=False).encode())
+    write_bytes(out / "history.csv", history.to_csv(index=False).encode())
+    pixels = image_shape[0] * image_shape[1]
+    sizes = table.groupby("site", sort=False).size()
+    image_site = next((str(site) for site, size in sizes.items() if size == pixels), None)
+    _write_figure(out / "gates.png", pictures.gates_figure(table, image_site, image_shape))
+    _write_figure(out / "training.png", pictures.training_figure(history))
+    mpl.use(backend)
+
+
+def _write_figure(path: Path, figure: Any) -> None:
+    from matplotlib.pyplot import close  # noqa: PLC0415 (heavy)
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    close(figure)
+    write_bytes(path, buffer.getvalue())
+
+
+def summary_lines(summary: dict[str, Any], out: str) -> str:
+    """The result in a few lines, for the end of a run."""
+    errors, speed = summary["test_error"], summary["forward_time_ratio"]
+    sizes, parameters, macs = summary["architecture"], summary["parameters"], summary["macs"]
+
+    def share(cost: dict[str, int]) -> str:
+        return f"{cost['before']:,} → {cost['after']:,} ({cost['after'] / cost['before']:.1%})"
+
+    return "\n".join(
+        [
+            f"architecture  {sizes['before']} → {sizes['after']}",
+            f"parameters    {share(parameters)}    MACs  {share(macs)}",
+            f"forward time  × {speed['batch_1']:.2f} at batch 1, × {speed['batch_1024']:.2f} at batch 1024",
+            "test error    " + "   ".join(f"{name} {error:.2%}" for name, error in errors.items()),
+            f"files         {out}",
+        ]
+    )

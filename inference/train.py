@@ -1,0 +1,172 @@
+"""The whole job on images: a dense network, a spike-and-slab one, what it kept, and how much faster it is."""
+
+import json
+import platform
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from l0bayes.inference.batches import TensorBatches
+from l0bayes.inference.data import DataName, ImageData, Split, load_data
+from l0bayes.inference.files import write_bytes
+from l0bayes.inference.fit import evaluate, fit
+from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
+from l0bayes.inference.predict import evaluating
+from l0bayes.inference.report import write_report
+from l0bayes.inference.storage import save
+from l0bayes.inference.timing import interleaved
+from l0bayes.models import MLP, Classifier
+from l0bayes.posterior import cost, gate_table
+from l0bayes.sparsify import compact, sparsify
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of ``l0bayes train``.
+
+    Attributes:
+        data: ``digits`` (bundled with scikit-learn) or ``mnist``.
+        data_dir: folder that holds ``MNIST/raw``.
+        download: whether MNIST may be downloaded.
+        out: folder for the results; an interrupted run in it is resumed.
+        hidden: units of the hidden layers.
+        code_cost: λ, nats per parameter.
+        inclusion: prior probability of an open gate; none is the paper's objective.
+        init_open: P(z ≠ 0) at the start.
+        epochs: passes over the data.
+        batch_size: images a step.
+        lr: learning rate of the weights.
+        gate_lr: learning rate of the gates.
+        seed: of weights, order of data and gates.
+        device: where to train, such as ``cpu`` or ``cuda``.
+        progress: whether to show progress bars.
+    """
+
+    data: DataName = "digits"
+    data_dir: str = "data"
+    download: bool = False
+    out: str = "out/train"
+    hidden: list[int] = field(default_factory=lambda: [300, 100])
+    code_cost: float = 0.03
+    inclusion: float | None = None
+    init_open: float = 0.8
+    epochs: int = 300
+    batch_size: int = 64
+    lr: float = 3e-3
+    gate_lr: float = 1e-2
+    seed: int = 0
+    device: str = "cpu"
+    progress: bool = True
+
+
+def train(options: TrainOptions) -> dict[str, Any]:
+    """Trains, compacts, measures, and writes everything to ``options.out``.
+
+    Args:
+        options: what to train and how.
+
+    Returns:
+        The summary that is also written to ``summary.json``.
+
+    Raises:
+        DataError: if the data are missing or corrupt.
+        ValueError: if an option is out of range.
+    """
+    out = Path(options.out)
+    data = load_data(options.data, options.data_dir, download=options.download)
+    run = _Training(options, data, out)
+    dense, dense_error, _ = run.network(gated=False)
+    model, gated_error, guide = run.network(gated=True)
+    small = compact(model, guide).cpu()
+    compacted_error = _network_error(small, data.test)
+    full = dense.cpu()
+    speed = _speed(full, small, data.test.x)
+    before, after = cost(full, data.test.x[:1]), cost(small, data.test.x[:1])
+    summary = {
+        "test_error": {"dense": dense_error, "gated": gated_error, "compacted": compacted_error},
+        "architecture": {"before": layer_sizes(full), "after": layer_sizes(small)},
+        "parameters": {"before": before.parameters, "after": after.parameters},
+        "macs": {"before": before.macs, "after": after.macs},
+        "forward_time_ratio": speed,
+        "options": asdict(options),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "pyro": pyro.__version__,
+        },
+    }
+    write_bytes(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    save(small, out / "compacted.safetensors", provenance=summary)
+    save(guide, out / "guide.safetensors", provenance=summary)
+    table = gate_table(guide)
+    write_report(out, table, run.history, data.image_shape)
+    return summary
+
+
+class _Training:
+    """Trains the dense and the gated network in the same way."""
+
+    def __init__(self, options: TrainOptions, data: ImageData, out: Path) -> None:
+        self._options = options
+        self._data = data
+        self._out = out
+        self.history: Any = None
+
+    def network(self, *, gated: bool) -> tuple[Any, float, HardConcreteGuide]:
+        """Trains one network; the network or its model, its last test error, and its guide."""
+        o, data = self._options, self._data
+        torch.manual_seed(o.seed)
+        height, width = data.image_shape
+        net: nn.Module = MLP(height * width, *o.hidden, data.classes)
+        core = net
+        if gated:
+            core = sparsify(net, data.train.x[:2], code_cost=o.code_cost, gates="input", inclusion=o.inclusion)
+        model = Classifier(core, num_data=len(data.train)).to(o.device)
+        guide = HardConcreteGuide(model, init_open=o.init_open)
+        name = "gated" if gated else "dense"
+        print(f"training the {name} network: {layer_sizes(net)}, {o.epochs} epochs", flush=True)  # noqa: T201
+        result = fit(
+            model,
+            guide,
+            self._batches(data.train, o.batch_size, shuffle=True),
+            epochs=o.epochs,
+            lr=o.lr,
+            gate_lr=o.gate_lr,
+            validation_loader=self._batches(data.validation),
+            checkpoint=self._out / f"{name}.checkpoint",
+            progress=o.progress,
+        )
+        self.history = result.history
+        error = evaluate(model, guide, self._batches(data.test))
+        return (model if gated else net), error, guide
+
+    def _batches(self, split: Split, batch_size: int = 4096, *, shuffle: bool = False) -> TensorBatches:
+        device = self._options.device
+        return TensorBatches(split.x.to(device), split.y.to(device), batch_size, shuffle=shuffle)
+
+
+def layer_sizes(net: nn.Module) -> str:
+    """The features a chain of linear layers reads and produces, such as ``784-300-100-10``."""
+    layers = [module for module in net.modules() if isinstance(module, nn.Linear)]
+    return "-".join(str(size) for size in [*(layer.in_features for layer in layers), layers[-1].out_features])
+
+
+def _network_error(net: nn.Module, split: Split) -> float:
+    with evaluating(net):
+        return float((net(split.x).argmax(-1) != split.y).double().mean())
+
+
+def _speed(full: nn.Module, small: nn.Module, x: Tensor) -> dict[str, float]:
+    """Forward time of the compacted network over that of the dense one, at batch 1 and 1024."""
+    ratios = {}
+    with evaluating(full), evaluating(small):
+        for batch in (1, 1024):
+            inputs = x[torch.arange(batch) % len(x)]
+            timing = interleaved({"dense": partial(full, inputs), "compacted": partial(small, inputs)})
+            ratios[f"batch_{batch}"] = timing.ratio["compacted"]
+    return ratios
