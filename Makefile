@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint format notebooks benchmarks clean
 
 .venv/ready: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("l0bayes needs Python 3.11 or newer; call make PYTHON=python3.12" * (sys.version_info < (3, 11)))'
+	$(PYTHON) -c 'import sys; sys.exit("l0bayes needs Python 3.11 or newer: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'

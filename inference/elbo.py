@@ -9,6 +9,7 @@ from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.util import torch_item
 from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
+from pyro.util import warn_if_nan
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -39,24 +40,36 @@ class ClosedFormKL_ELBO(TraceMeanField_ELBO):  # noqa: N801 (named as Pyro names
         return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 
     def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[float, Tensor]:
-        elbo = torch.zeros(())
-        for name, site in model_trace.nodes.items():
-            if site["type"] != "sample":
-                continue
-            if site["is_observed"]:
-                fn: Any = site["fn"]
-                log_prob = fn.log_prob(site["value"], *site["args"], **site["kwargs"])
-                elbo = elbo + scale_and_mask(log_prob, site["scale"], site["mask"]).sum()
-            elif name in guide_trace.nodes:
-                elbo = elbo - _kl(name, site, guide_trace.nodes[name])
-            else:
-                raise RuntimeError(f"site {name!r} is latent in the model and missing in the guide")
-        extra = [n for n, s in guide_trace.nodes.items() if s["type"] == "sample" and n not in model_trace.nodes]
-        if extra:
-            raise NotImplementedError(
-                f"the guide's sites {extra} are not in the model; auxiliary sites need TraceMeanField_ELBO"
-            )
+        elbo = _elbo(model_trace, guide_trace)
         return -torch_item(elbo), -elbo
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The negative ELBO in nats, averaged over particles; its gradient is the estimate to train with."""
+        elbos = [_elbo(*traces) for traces in self._get_traces(model, guide, args, kwargs)]
+        loss = -elbos[0] if len(elbos) == 1 else -torch.stack(elbos).mean()
+        warn_if_nan(loss, "loss")
+        return loss
+
+
+def _elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
+    elbo = torch.zeros(())
+    for name, site in model_trace.nodes.items():
+        if site["type"] != "sample":
+            continue
+        if site["is_observed"]:
+            fn: Any = site["fn"]
+            log_prob = fn.log_prob(site["value"], *site["args"], **site["kwargs"])
+            elbo = elbo + scale_and_mask(log_prob, site["scale"], site["mask"]).sum()
+        elif name in guide_trace.nodes:
+            elbo = elbo - _kl(name, site, guide_trace.nodes[name])
+        else:
+            raise RuntimeError(f"site {name!r} is latent in the model and missing in the guide")
+    extra = [n for n, s in guide_trace.nodes.items() if s["type"] == "sample" and n not in model_trace.nodes]
+    if extra:
+        raise NotImplementedError(
+            f"the guide's sites {extra} are not in the model; auxiliary sites need TraceMeanField_ELBO"
+        )
+    return elbo
 
 
 def _kl(name: str, model_site: Any, guide_site: Any) -> Tensor | float:

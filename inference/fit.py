@@ -13,7 +13,7 @@ import pyro
 import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from l0bayes.errors import DataError, DivergenceError
 from l0bayes.inference.checkpoint import (

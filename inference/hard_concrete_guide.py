@@ -1,30 +1,27 @@
 """The mean-field guide: hard concrete for gates, normal or point for everything else."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.distributions import constraints
 from pyro.infer.autoguide import AutoGuide
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_feasible
 from pyro.infer.autoguide.utils import deep_setattr
-from pyro.nn import PyroModule, pyro_method
+from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.distributions import biject_to
 
 from l0bayes.distributions import GatePrior, HardConcrete
 from l0bayes.errors import StructureError
+from l0bayes.inference.families import Family, GateFamily, NormalFamily, PointFamily
 from l0bayes.owned_module import OwnedModule
 
 Others = Literal["normal", "point"]
-
 
 _KINDS = ("log_alpha", "loc", "log_scale")
 
@@ -34,10 +31,9 @@ class _Site:
     """A latent site of the model, as the guide needs it."""
 
     name: str
-    is_gate: bool
     event_dim: int
-    support: Any
     frames: tuple[Any, ...]
+    family: Family
 
 
 def _unwrap(fn: Any) -> Any:
@@ -152,9 +148,10 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
             self._prototype_frames.update({frame.name: frame for frame in site["cond_indep_stack"]})
         self._check_names(sites)
         for name, site in self.prototype_trace.iter_stochastic_nodes():
-            start: Any = site["value"]
-            for kind, value in self._initial_parameters(sites[name], start.detach()).items():
-                self._add_parameter(kind, name, value)
+            value: Any = site["value"]
+            family = sites[name].family
+            for kind, start in zip(family.kinds, family.start(_full_size(sites[name], value.detach())), strict=True):
+                self._add_parameter(kind, name, start)
         self._sites = sites
 
     def _inspect(self, name: str, site: Any) -> _Site:
@@ -167,36 +164,25 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         for frame in site["cond_indep_stack"]:
             if not frame.vectorized:
                 raise StructureError(f"site {name!r} is in the sequential plate {frame.name!r}; use a vectorised one")
-        return _Site(name, _is_gate(fn), fn.event_dim, fn.support, tuple(site["cond_indep_stack"]))
+        return _Site(name, fn.event_dim, tuple(site["cond_indep_stack"]), self._family(name, fn))
+
+    def _family(self, name: str, fn: Any) -> Family:
+        if _is_gate(fn):
+            share = next((p for key, p in self._init_open.items() if fnmatchcase(name, key)), 0.8)
+            return GateFamily(fn.event_dim, self._stretch, share)
+        if self._others == "point":
+            return PointFamily(fn.event_dim, fn.support)
+        return NormalFamily(fn.event_dim, fn.support, self._init_scale)
 
     def _check_names(self, sites: Mapping[str, _Site]) -> None:
         for name in sites:
             for other in sites:
                 if other.startswith(name + "."):
                     raise StructureError(f"site names {name!r} and {other!r} collide; rename one of them")
-        gates = [name for name, site in sites.items() if site.is_gate]
+        gates = [name for name, site in sites.items() if isinstance(site.family, GateFamily)]
         for pattern in self._init_open:
             if pattern != "*" and not any(fnmatchcase(name, pattern) for name in gates):
                 raise ValueError(f"init_open: the pattern {pattern!r} matches no gate site; gate sites are {gates}")
-
-    def _initial_parameters(self, site: _Site, value: Tensor) -> dict[str, Tensor]:
-        for frame in site.frames:
-            full = frame.full_size or frame.size
-            if full != frame.size:  # a subsampled plate: one parameter for each member of the full plate
-                value = value.index_select(
-                    frame.dim - site.event_dim, torch.arange(full, device=value.device) % frame.size
-                )
-        if site.is_gate:
-            share = next((p for key, p in self._init_open.items() if fnmatchcase(site.name, key)), 0.8)
-            # logit P(z ≠ 0) = log α + a constant of the stretch
-            offset = HardConcrete(torch.zeros((), dtype=torch.float64), *self._stretch).logit_nonzero
-            log_alpha = torch.logit(torch.tensor(share, dtype=torch.float64)) - offset
-            return {"log_alpha": torch.full_like(value, log_alpha.item())}
-        loc = biject_to(site.support).inv(value)
-        if self._others == "point":
-            return {"loc": loc}
-        scale = torch.tensor(self._init_scale, dtype=loc.dtype).log()
-        return {"loc": loc, "log_scale": torch.full_like(loc, scale.item())}
 
     def _add_parameter(self, kind: str, name: str, value: Tensor) -> None:
         existing = dict(self.child(kind).named_parameters()).get(name)
@@ -230,33 +216,15 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
             )
         return self._sites
 
-    def _parameter(self, kind: str, name: str) -> Tensor:
-        return self.parameter(f"{kind}.{name}")
-
-    def _distribution(self, site: _Site, indices: Mapping[str, Tensor]) -> Any:
-        """The guide's distribution at a site, without its event dimensions where those are independent."""
-
-        def parameter(kind: str) -> Tensor:
-            value = self._parameter(kind, site.name)
-            for frame in site.frames:
-                index = indices.get(frame.name)
-                if index is not None and len(index) != value.shape[frame.dim - site.event_dim]:
-                    value = value.index_select(frame.dim - site.event_dim, index)
-            return value
-
-        if site.is_gate:
-            gate: Any = HardConcrete(parameter("log_alpha"), *self._stretch, validate_args=False)
-            return gate.to_event(site.event_dim)
-        transform = biject_to(site.support)
-        if self._others == "point":
-            return dist.Delta(transform(parameter("loc")), event_dim=site.event_dim)
-        loc = parameter("loc")
-        normal = dist.Normal(loc, parameter("log_scale").exp(), validate_args=False)
-        if site.support is constraints.real or getattr(site.support, "base_constraint", None) is constraints.real:
-            return normal.to_event(site.event_dim)
-        shape_before = transform.domain.event_dim
-        changed = dist.TransformedDistribution(normal.to_event(shape_before), [transform])
-        return changed.to_event(site.event_dim - changed.event_dim)
+    def _parameters_of(self, site: _Site, indices: Mapping[str, Tensor] | None = None) -> Iterator[Tensor]:
+        """A site's parameters; in a subsampled plate those of the members at ``indices``."""
+        for kind in site.family.kinds:
+            value: Tensor = self.parameter(f"{kind}.{site.name}")
+            for frame in site.frames if indices else ():
+                index, dim = indices[frame.name], frame.dim - site.event_dim
+                if len(index) != value.shape[dim]:
+                    value = value.index_select(dim, index)
+            yield value
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Draws every latent site.
@@ -273,26 +241,24 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         for kind in _KINDS:
             self.announce(kind)
         parent: Any = super()
-        plates = parent._create_plates(*args, **kwargs) if self._prototype_frames else {}
+        plates = parent._create_plates(*args, **kwargs) if self._prototype_frames else {}  # noqa: SLF001
         draws = {}
         for name, site in self._set_up().items():
             with ExitStack() as stack:
                 indices = {f.name: stack.enter_context(plates[f.name]) for f in site.frames}
-                draws[name] = pyro.sample(name, self._distribution(site, indices))
+                draws[name] = pyro.sample(name, site.family.distribution(*self._parameters_of(site, indices)))
         return draws
 
-    @pyro_method
     def distributions(self) -> dict[str, Any]:
         """The guide's distribution at every latent site, by name."""
-        return {name: self._distribution(site, {}) for name, site in self._set_up().items()}
+        return {name: site.family.distribution(*self._parameters_of(site)) for name, site in self._set_up().items()}
 
-    @pyro_method
     def gates(self) -> dict[str, HardConcrete]:
         """The distribution of every gate, by site name, with the site's shape as ``batch_shape``."""
         return {
-            name: HardConcrete(self._parameter("log_alpha", name), *self._stretch, validate_args=False)
+            name: site.family.gate(*self._parameters_of(site))
             for name, site in self._set_up().items()
-            if site.is_gate
+            if isinstance(site.family, GateFamily)
         }
 
     @torch.no_grad()
@@ -312,20 +278,12 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         Returns:
             Site name to a tensor of shape ``(len(quantiles), *site shape)``.
         """
-        return {name: self._quantiles(site, quantiles) for name, site in self._set_up().items()}
-
-    def _quantiles(self, site: _Site, quantiles: Sequence[float] | Tensor) -> Tensor:
-        location = self._parameter("log_alpha" if site.is_gate else "loc", site.name)
-        levels = torch.as_tensor(quantiles, dtype=location.dtype, device=location.device)
-        levels = levels.reshape(-1, *(1,) * location.dim())
-        if site.is_gate:
-            return HardConcrete(location, *self._stretch).icdf(levels)
-        if self._others == "normal":
-            location = dist.Normal(location, self._parameter("log_scale", site.name).exp()).icdf(levels)
-        else:
-            location = location.expand(len(levels), *location.shape).clone()
-        value: Tensor = biject_to(site.support)(location)
-        return value
+        results = {}
+        for name, site in self._set_up().items():
+            parameters = list(self._parameters_of(site))
+            levels = torch.as_tensor(quantiles, dtype=parameters[0].dtype, device=parameters[0].device)
+            results[name] = site.family.quantile(levels.reshape(-1, *(1,) * parameters[0].dim()), *parameters)
+        return results
 
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -333,13 +291,18 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         return {name: values[0] for name, values in self.quantiles([0.5], *args, **kwargs).items()}
 
 
+def _full_size(site: _Site, value: Tensor) -> Tensor:
+    """The value repeated to the full size of the site's subsampled plates: a parameter for each of their members."""
+    for frame in site.frames:
+        full = frame.full_size or frame.size
+        if full != frame.size:
+            index = torch.arange(full, device=value.device) % frame.size
+            value = value.index_select(frame.dim - site.event_dim, index)
+    return value
+
+
 def _device(fn: Any) -> torch.device | None:
-    parameters: Iterable[Any] = _parameters_of(_unwrap(fn))
-    return next((value.device for value in parameters), None)
-
-
-def _parameters_of(fn: Any) -> Iterator[Tensor]:
-    for name in fn.arg_constraints:
-        value = getattr(fn, name, None)
-        if isinstance(value, Tensor):
-            yield value
+    """The device a distribution draws on."""
+    fn = _unwrap(fn)
+    values = (getattr(fn, name, None) for name in fn.arg_constraints)
+    return next((value.device for value in values if isinstance(value, Tensor)), None)

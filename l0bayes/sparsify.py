@@ -56,7 +56,7 @@ class SparseModule(OwnedModule):
             moved = {arg: value.to(fn(value).device) for arg, value in arguments.items()}
             self._priors[name] = type(prior.base_dist)(**moved, validate_args=False).to_event(1)
         parent: Any = super()
-        parent._apply(fn, *args, **kwargs)
+        parent._apply(fn, *args, **kwargs)  # noqa: SLF001 (where nn.Module moves things)
         return self
 
     @pyro_method

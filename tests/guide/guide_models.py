@@ -7,7 +7,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from l0bayes import L0Prior, SpikeAndSlabPrior, sparsify
-from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
+from l0bayes.inference import HardConcreteGuide
 from l0bayes.models import MLP, Classifier
 
 SIZES = (6, 5, 4, 3)
@@ -37,7 +37,7 @@ def regression(x: Tensor, y: Tensor | None = None, subsample_size: int | None = 
     """Spike-and-slab regression as a Pyro user writes it."""
     features = x.shape[1]
     z = pyro.sample("z", SpikeAndSlabPrior(0.5).expand([features]).to_event(1))
-    w = pyro.sample("w", dist.Normal(0.0, 2.0).expand([features]).to_event(1))
+    w = pyro.sample("w", dist.Normal(0.0, 5.0).expand([features]).to_event(1))
     with pyro.plate("data", len(x), subsample_size=subsample_size) as index:
         target = None if y is None else y[index]
         return pyro.sample("y", dist.Normal(x[index] @ (z * w), 0.5), obs=target)

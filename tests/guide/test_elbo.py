@@ -9,8 +9,7 @@ from pyro import poutine
 from pyro.infer import TraceMeanField_ELBO
 
 from l0bayes import HardConcrete, L0Prior
-from l0bayes.inference.elbo import ClosedFormKL_ELBO
-from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
+from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide
 
 
 @pytest.fixture(autouse=True)
@@ -18,29 +17,23 @@ def _double(_same_start):
     torch.set_default_dtype(torch.float64)
 
 
-def loss_and_gradients(elbo, model, guide, parameters, *args, **options):
+def numbers(elbo, model, guide, parameters, *args, **options):
+    """The loss as a tensor and as a number, and its gradients, from one seed."""
     torch.manual_seed(6)
     loss = elbo(**options).differentiable_loss(model, guide, *args)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
     torch.manual_seed(6)
-    number = elbo(**options).loss(model, guide, *args)
-    for parameter in parameters:
-        parameter.grad = None
-    torch.manual_seed(6)
-    second = elbo(**options).loss_and_grads(model, guide, *args)
-    return [loss, torch.tensor(number), torch.tensor(second), *gradients, *(p.grad for p in parameters)]
+    value = elbo(**options).loss(model, guide, *args)
+    assert value == pytest.approx(loss.item(), rel=1e-12)
+    return loss, gradients
 
 
 def assert_equal_elbos(model, guide, parameters, *args, **options):
     parameters = list(parameters)
     ours, stock = (
-        loss_and_gradients(elbo, model, guide, parameters, *args, **options)
-        for elbo in (ClosedFormKL_ELBO, TraceMeanField_ELBO)
+        numbers(elbo, model, guide, parameters, *args, **options) for elbo in (ClosedFormKL_ELBO, TraceMeanField_ELBO)
     )
-    assert len(ours) == len(stock) == 3 + 2 * len(parameters)
-    for one, other in zip(ours, stock, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-    assert sum(gradient.abs().sum() > 0 for gradient in ours[3:]) > 0
+    torch.testing.assert_close(ours, stock, rtol=1e-12, atol=1e-12)
 
 
 PARTICLES = pytest.mark.parametrize("num_particles", [1, 3])
@@ -64,7 +57,7 @@ def test_regression_with_mini_batches(num_particles, others):
 
 
 @PARTICLES
-@pytest.mark.parametrize("scale", [0.0, 0.25, 7.0])
+@pytest.mark.parametrize("scale", [1e-3, 0.25, 7.0])
 def test_scale_of_the_guide(num_particles, scale):
     model = classifier()
     guide = spread(HardConcreteGuide(model))
@@ -145,6 +138,20 @@ def test_a_model_without_latent_sites():
         pyro.sample("y", dist.Normal(bias, 1.0), obs=torch.tensor(1.0))
 
     assert_equal_elbos(model, lambda: None, [bias])
+
+
+@PARTICLES
+def test_loss_and_grads_leaves_the_gradients_without_svi_too(num_particles):
+    model = classifier()
+    guide = spread(HardConcreteGuide(model))
+    parameters = [*model.parameters(), *guide.parameters()]
+    x, y = batch()
+    loss, expected = numbers(TraceMeanField_ELBO, model, guide, parameters, x, y, num_particles=num_particles)
+    torch.manual_seed(6)
+    value = ClosedFormKL_ELBO(num_particles=num_particles).loss_and_grads(model, guide, x, y)
+    assert value == pytest.approx(loss.item(), rel=1e-12)
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-12, atol=1e-12)
 
 
 def test_the_loss_is_a_number_in_the_dtype_of_the_model():

@@ -8,8 +8,7 @@ from guide_models import NUM_DATA, SIZES, batch, classifier, gates_and_slab, spr
 from pyro.infer import TraceMeanField_ELBO
 from torch.nn.functional import cross_entropy
 
-from l0bayes.inference.elbo import ClosedFormKL_ELBO
-from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
+from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide
 from l0bayes.structure import masked_forward
 
 ELBOS = pytest.mark.parametrize("elbo", [TraceMeanField_ELBO, ClosedFormKL_ELBO])

@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoGuide, AutoGuideList, AutoNormal
 
-from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
+from l0bayes.inference import HardConcreteGuide
 
 
 @pytest.fixture(autouse=True)

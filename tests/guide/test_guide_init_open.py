@@ -8,7 +8,7 @@ import torch
 from guide_models import classifier, gates_and_slab
 
 from l0bayes import HardConcrete, L0Prior
-from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
+from l0bayes.inference import HardConcreteGuide
 
 
 @pytest.fixture(autouse=True)

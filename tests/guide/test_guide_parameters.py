@@ -10,7 +10,7 @@ from pyro.nn import PyroModule, PyroSample
 
 from l0bayes import HardConcrete, L0Prior, sparsify
 from l0bayes.errors import StructureError
-from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
+from l0bayes.inference import HardConcreteGuide
 from l0bayes.models import MLP
 
 
@@ -47,6 +47,10 @@ def test_arguments_set_up_any_other_model():
     assert shapes(HardConcreteGuide(regression, args=(x, y))) == REGRESSION
     assert shapes(HardConcreteGuide(regression, args=(x,), kwargs={"y": y})) == REGRESSION
     assert shapes(HardConcreteGuide(regression, kwargs={"x": x, "y": y})) == REGRESSION
+
+
+def test_arguments_may_be_given_where_none_are_needed():
+    assert shapes(HardConcreteGuide(classifier(), args=batch())) == GATES
 
 
 def test_arguments_that_do_not_fit_are_an_error_at_once():

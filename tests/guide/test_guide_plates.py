@@ -10,8 +10,7 @@ from pyro.infer import SVI, TraceMeanField_ELBO
 
 from l0bayes import L0Prior
 from l0bayes.errors import StructureError
-from l0bayes.inference.elbo import ClosedFormKL_ELBO
-from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
+from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide
 
 ELBOS = pytest.mark.parametrize("elbo", [TraceMeanField_ELBO, ClosedFormKL_ELBO])
 

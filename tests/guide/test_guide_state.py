@@ -11,8 +11,7 @@ from guide_models import batch, changed, classifier, gates_and_slab, parameters,
 from pyro.infer import SVI, TraceMeanField_ELBO
 
 from l0bayes.errors import StructureError
-from l0bayes.inference.elbo import ClosedFormKL_ELBO
-from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
+from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide
 
 LOCAL = pytest.mark.parametrize("local", [False, True], ids=["global params", "local params"])
 

@@ -11,7 +11,7 @@ from guide_models import sites
 from pyro.infer import SVI, TraceMeanField_ELBO
 
 from l0bayes import HardConcrete, L0Prior
-from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
+from l0bayes.inference import HardConcreteGuide
 
 
 @pytest.fixture(autouse=True)

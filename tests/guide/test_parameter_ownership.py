@@ -8,8 +8,7 @@ from pyro.infer import SVI, TraceMeanField_ELBO
 from pyro.nn import PyroModule
 
 from l0bayes import sparsify
-from l0bayes.inference.elbo import ClosedFormKL_ELBO
-from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
+from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide
 from l0bayes.models import MLP, Classifier
 
 LOCAL = pytest.mark.parametrize("local", [False, True], ids=["global params", "local params"])

@@ -7,8 +7,7 @@ from guide_models import batch, changed, classifier, parameters, regression
 from pyro.infer import SVI, TraceMeanField_ELBO
 
 from l0bayes import sparsify
-from l0bayes.inference.elbo import ClosedFormKL_ELBO
-from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
+from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide
 from l0bayes.models import MLP, Classifier, Regressor
 
 LOCAL = pytest.mark.parametrize("local", [False, True], ids=["global params", "local params"])

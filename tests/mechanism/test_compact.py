@@ -10,7 +10,7 @@ from torch import nn
 
 from l0bayes import compact, sparsify
 from l0bayes.errors import StructureError
-from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
+from l0bayes.inference import HardConcreteGuide
 from l0bayes.models import MLP, Classifier
 
 SIZES = (12, 9, 7, 4)

@@ -158,6 +158,15 @@ def test_hooks_are_removed_even_if_the_network_raises():
     assert sparse.net.fc1.weight.shape == (6, 7)
 
 
+def test_masking_with_a_gate_missing_leaves_no_hook():
+    sparse, x, _ = example()
+    gates = random_gates(sparse)
+    del gates["fc3.input"]
+    with pytest.raises(KeyError):
+        masked(sparse, gates, x)
+    assert not any(module._forward_pre_hooks for module in sparse.net.modules())
+
+
 def test_extra_arguments_reach_the_network():
     class Scaled(MLP):
         def forward(self, x, scale=1.0):

@@ -1,0 +1,39 @@
+"""Writes a benchmark's numbers to benchmarks/results/, with everything needed to run it again."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def _git(*command: str) -> str:
+    return subprocess.run(  # noqa: S603 (fixed commands)
+        ["git", *command],  # noqa: S607
+        cwd=RESULTS.parent,
+        check=False,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+
+
+def record(name: str, seed: int, numbers: dict[str, Any]) -> None:
+    """Prints the numbers and stores them as ``results/<name>.json``."""
+    facts = {
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "seed": seed,
+        "commit": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else ""),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__},
+        "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "arch": platform.machine()},
+        "results": numbers,
+    }
+    print(json.dumps(numbers, indent=2))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
