@@ -34,9 +34,8 @@ class ClosedFormKL_ELBO(TraceMeanField_ELBO):  # noqa: N801 (named as Pyro names
         super().__init__(num_particles=num_particles, **options)
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
-        with parameters_unheard():
-            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
         return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 
     def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[float, Tensor]:
@@ -45,7 +44,8 @@ class ClosedFormKL_ELBO(TraceMeanField_ELBO):  # noqa: N801 (named as Pyro names
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The negative ELBO in nats, averaged over particles; its gradient is the estimate to train with."""
-        elbos = [_elbo(*traces) for traces in self._get_traces(model, guide, args, kwargs)]
+        with parameters_unheard():  # autograd finds them; loss_and_grads, for SVI, needs them announced
+            elbos = [_elbo(*traces) for traces in self._get_traces(model, guide, args, kwargs)]
         loss = -elbos[0] if len(elbos) == 1 else -torch.stack(elbos).mean()
         warn_if_nan(loss, "loss")
         return loss

@@ -79,7 +79,7 @@ class NormalFamily(Family):
         loc, log_scale = parameters
         normal = dist.Normal(loc, log_scale.exp(), validate_args=False)
         # A plain normal, since only plain ones have closed-form KLs.
-        if getattr(self.support, "base_constraint", self.support) is constraints.real:
+        if isinstance(getattr(self.support, "base_constraint", self.support), type(constraints.real)):
             return normal.to_event(self.event_dim)
         transform = biject_to(self.support)
         image = dist.TransformedDistribution(normal.to_event(transform.domain.event_dim), [transform])

@@ -120,7 +120,8 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
             self._setup_prototype()
             return
         try:
-            inspect.signature(getattr(self.model, "forward", self.model)).bind(*args, **kwargs)
+            model = inspect.unwrap(self.model)
+            inspect.signature(getattr(model, "forward", model)).bind(*args, **kwargs)
         except TypeError:
             if args or kwargs:
                 raise
@@ -130,6 +131,11 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
     def _initial_value(self, site: dict[str, Any]) -> Tensor:
         if _is_gate(site["fn"]):
             return torch.ones(site["fn"].shape(), device=_device(site["fn"]))
+        if site["fn"].support.is_discrete:
+            raise StructureError(
+                f"site {site['name']!r} is discrete ({type(_unwrap(site['fn'])).__name__}); HardConcreteGuide covers "
+                "gates and continuous sites. Give a gate L0Prior or SpikeAndSlabPrior as prior, or marginalise the site"
+            )
         value: Tensor = self._init_loc_fn(site)
         return value
 
@@ -147,6 +153,13 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
             sites[name] = self._inspect(name, site)
             self._prototype_frames.update({frame.name: frame for frame in site["cond_indep_stack"]})
         self._check_names(sites)
+        wanted = {f"{kind}.{name}" for name, site in sites.items() for kind in site.family.kinds}
+        loaded = {name for name, _ in self.named_parameters()}
+        if loaded and loaded != wanted:
+            raise StructureError(
+                f"the loaded state belongs to another model: it lacks {sorted(wanted - loaded)} and has "
+                f"{sorted(loaded - wanted)} besides"
+            )
         for name, site in self.prototype_trace.iter_stochastic_nodes():
             value: Any = site["value"]
             family = sites[name].family
@@ -156,11 +169,6 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
 
     def _inspect(self, name: str, site: Any) -> _Site:
         fn = site["fn"]
-        if not _is_gate(fn) and fn.support.is_discrete:
-            raise StructureError(
-                f"site {name!r} is discrete ({type(_unwrap(fn)).__name__}); HardConcreteGuide covers gates and "
-                "continuous sites. Give a gate L0Prior or SpikeAndSlabPrior as prior, or marginalise the site"
-            )
         for frame in site["cond_indep_stack"]:
             if not frame.vectorized:
                 raise StructureError(f"site {name!r} is in the sequential plate {frame.name!r}; use a vectorised one")
@@ -176,6 +184,8 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
 
     def _check_names(self, sites: Mapping[str, _Site]) -> None:
         for name in sites:
+            if any(hasattr(PyroModule(), part) or part == "training" for part in name.split(".")):
+                raise StructureError(f"site name {name!r}: a part of it is an attribute of torch modules; rename it")
             for other in sites:
                 if other.startswith(name + "."):
                     raise StructureError(f"site names {name!r} and {other!r} collide; rename one of them")
@@ -222,7 +232,7 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
             value: Tensor = self.parameter(f"{kind}.{site.name}")
             for frame in site.frames if indices else ():
                 index, dim = indices[frame.name], frame.dim - site.event_dim
-                if len(index) != value.shape[dim]:
+                if len(index) != value.shape[dim] or self.create_plates is not None:
                     value = value.index_select(dim, index)
             yield value
 

@@ -54,6 +54,10 @@ class OwnedModule(PyroModule):
                 module._pyro_name = f"{root}.{path}" if path else root  # noqa: SLF001 (no public setter)
                 module._pyro_context = context  # noqa: SLF001
 
+    def _pyro_set_supermodule(self, name: str, context: Any) -> None:  # noqa: ARG002 (Pyro calls it)
+        # A root name given by a parent could be shared with another parent's child: keep our own.
+        super()._pyro_set_supermodule(self._pyro_name, context)
+
     def child(self, name: str) -> nn.Module:
         """A submodule, without the Pyro statements that reading it as an attribute would make."""
         module = self._modules[name]
@@ -88,6 +92,9 @@ class OwnedModule(PyroModule):
 
 def _announce(name: str, parameter: nn.Parameter) -> None:
     if not pyro.settings.get("module_local_params"):
+        store = pyro.get_param_store()
+        if name in store and store[name] is not parameter:  # replaced since, as load_state_dict(assign=True) does
+            del store[name]
         pyro.param(name, parameter)
         return
     # Pyro's optimizers ask for the unconstrained twin, which Pyro itself sets for constrained parameters only.

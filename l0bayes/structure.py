@@ -10,6 +10,7 @@ import copy
 import fnmatch
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,7 +158,14 @@ class _Graph:
     """torch-pruning's dependency graph of a copy of the network, with its quirks kept in here."""
 
     def __init__(self, net: nn.Module, inputs: Sequence[Any]) -> None:
-        self._net = copy.deepcopy(net).requires_grad_()  # frozen parameters would be invisible to autograd
+        self._net = copy.deepcopy(net).eval().requires_grad_()  # frozen parameters would be invisible to autograd
+        try:
+            self._net(*inputs)
+        except Exception as error:
+            raise StructureError(
+                f"example_input: {type(net).__name__} does not run on it ({error}). Pass an input of the shape and "
+                "type the network takes, with a batch dimension"
+            ) from error
         try:
             with torch.enable_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # parameters outside modules: never part of a group we accept
@@ -169,11 +177,13 @@ class _Graph:
             ) from error
         self._names = {module: name for name, module in self._net.named_modules()}
 
-    def _layer(self, name: str) -> nn.Linear:
+    def _layer(self, name: str) -> nn.Linear | str:
+        """A layer that can be gated, or the reason why it cannot."""
         layer = self._net.get_submodule(name)
-        if not isinstance(layer, nn.Linear):
-            raise StructureError(f"layer {name!r} is a {type(layer).__name__}; only nn.Linear can be gated")
-        return layer
+        assert isinstance(layer, nn.Linear)  # noqa: S101 (match_layers admits no other)
+        if layer not in self._graph.module2node:
+            return "the network does not call it"
+        return layer if _owns_weight(layer) else "its weight is not a parameter of its own"
 
     def _members(self, layer: nn.Linear, *, outputs: bool) -> Iterator[tuple[nn.Module, bool, bool]]:
         """Members of the dependency group: module, whether its outputs are meant, whether positions line up."""
@@ -195,6 +205,8 @@ class _Graph:
             if not aligned:
                 return f"its features are rearranged on the way through {name!r}"
             if isinstance(module, nn.Linear):
+                if not _owns_weight(module):
+                    return f"the weight of {name!r} is not a parameter of its own"
                 (producers if is_output else consumers).append(module)
             elif module in self._names:
                 return f"its features are shared with {name!r}, a {type(module).__name__}"
@@ -203,22 +215,26 @@ class _Graph:
         return producers, consumers
 
     def _slices(self, producers: Sequence[nn.Linear], consumers: Sequence[nn.Linear]) -> tuple[Slice, ...]:
-        reads = [Slice(f"{self._names[layer]}.weight", 1, consumes=True) for layer in consumers]
+        reads = [Slice(join_name(self._names[layer], "weight"), 1, consumes=True) for layer in consumers]
         makes = [
-            Slice(f"{self._names[layer]}.{tensor}", 0, consumes=False)
+            Slice(join_name(self._names[layer], tensor), 0, consumes=False)
             for layer in producers
             for tensor, parameter in layer.named_parameters(recurse=False)
             if parameter is not None
         ]
         return (*reads, *makes)
 
-    def input_group(self, name: str) -> GateGroup:
-        """Gates on what enters a layer: always possible, since the layer's own input can be narrowed."""
+    def input_group(self, name: str) -> GateGroup | str:
+        """Gates on what enters a layer, whose own input can be narrowed; or the reason why not."""
         layer = self._layer(name)
+        if isinstance(layer, str):
+            return layer
         coupled = self._coupled(layer, outputs=False)
-        producers = [] if isinstance(coupled, str) or coupled[1] != [layer] else coupled[0]
+        # A layer that produces its own inputs is called twice; its last call may give the output.
+        alone = not isinstance(coupled, str) and coupled[1] == [layer] and layer not in coupled[0]
+        producers = coupled[0] if alone else []
         return GateGroup(
-            name=f"{name}.input",
+            name=join_name(name, "input"),
             layer=name,
             size=layer.in_features,
             fan_out=layer.out_features,
@@ -229,6 +245,8 @@ class _Graph:
     def unit_group(self, name: str) -> GateGroup | str:
         """Gates on what leaves a layer, closed where it is consumed; or the reason why not."""
         layer = self._layer(name)
+        if isinstance(layer, str):
+            return layer
         coupled = self._coupled(layer, outputs=True)
         if isinstance(coupled, str):
             return coupled
@@ -238,13 +256,23 @@ class _Graph:
         if producers != [layer]:
             return "its features are added to those of another layer"
         return GateGroup(
-            name=f"{name}.unit",
+            name=join_name(name, "unit"),
             layer=name,
             size=layer.out_features,
             fan_out=sum(consumer.out_features for consumer in consumers),
             slices=self._slices(producers, consumers),
             selects=None,
         )
+
+
+def _owns_weight(layer: nn.Linear) -> bool:
+    """Whether the weight is a plain parameter, not one that weight norm or a parametrization makes."""
+    return any(name == "weight" for name, _ in layer.named_parameters(recurse=False))
+
+
+def join_name(layer: str, name: str) -> str:
+    """The dotted name of something in a layer, the root layer being named ``""``."""
+    return f"{layer}.{name}" if layer else name
 
 
 def consumers(group: GateGroup) -> tuple[str, ...]:
@@ -264,15 +292,12 @@ def masked_forward(net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[s
     Returns:
         The network's output.
     """
-    handles = [
-        net.get_submodule(layer).register_forward_pre_hook(
-            lambda _module, args, gate=gates[group.name]: (args[0] * gate, *args[1:])
-        )
-        for group in groups
-        for layer in consumers(group)
-    ]
-    try:
+    with ExitStack() as hooks:
+        for group in groups:
+            gate = gates[group.name]
+            for layer in consumers(group):
+                handle = net.get_submodule(layer).register_forward_pre_hook(
+                    lambda _module, args, gate=gate: (args[0] * gate.to(args[0].dtype), *args[1:])
+                )
+                hooks.callback(handle.remove)
         return net(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()

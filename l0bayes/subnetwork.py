@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from l0bayes.structure import GateGroup
+from l0bayes.structure import GateGroup, join_name
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Selector:
                     tensor = tensor.index_select(dim, keep)
             for group, dim, consumes in cuts:
                 if consumes:
-                    tensor = tensor * values[group].reshape(-1, *(1,) * (tensor.dim() - 1 - dim))
+                    tensor = tensor * values[group].to(tensor.dtype).reshape(-1, *(1,) * (tensor.dim() - 1 - dim))
             tensors[name] = tensor
         features = {
             group.selects: keep
@@ -153,7 +153,8 @@ def compact_network(net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[
         A module of the user's own class, at reduced size, in the training mode of ``net``.
     """
     selection = Selector(groups)(net.get_parameter, gates)
-    tensors = dict(selection.tensors) | {f"{layer}.index": keep for layer, keep in selection.features.items()}
+    tensors = dict(selection.tensors)
+    tensors |= {join_name(layer, "index"): keep for layer, keep in selection.features.items()}
     small = resize(copy.deepcopy(net), {name: tensor.shape for name, tensor in tensors.items()})
     state = small.state_dict()
     for name, tensor in tensors.items():
@@ -170,7 +171,7 @@ def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> nn.Module:
             :class:`SelectLinear`.
 
     Returns:
-        ``net``.
+        ``net``, or what replaced it if it is itself such a layer.
 
     Raises:
         ValueError: if a name or a number of dimensions does not fit the network.
@@ -178,16 +179,15 @@ def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> nn.Module:
     for name in shapes:
         path, _, tensor = name.rpartition(".")
         if tensor == "index" and type(layer := net.get_submodule(path)) is nn.Linear:
-            _replace(net, path, SelectLinear.like(layer))
+            net = _replace(net, layer, SelectLinear.like(layer))
     state = net.state_dict()
     for name, shape in shapes.items():
         if name not in state or state[name].dim() != len(shape):
             raise ValueError(f"{type(net).__name__} has no tensor {name} of {len(shape)} dimensions")
-        if state[name].shape == shape:
-            continue
         path, _, attribute = name.rpartition(".")
         owner = net.get_submodule(path)
-        new = state[name].new_zeros(shape)
+        # A tensor of its own even where the shape stays: tied ones may differ after selection.
+        new = state[name].clone() if state[name].shape == shape else state[name].new_zeros(shape)
         old = owner._parameters.get(attribute)  # noqa: SLF001 (buffer or parameter?)
         setattr(owner, attribute, new if old is None else nn.Parameter(new, requires_grad=old.requires_grad))
         if isinstance(owner, nn.Linear):
@@ -195,6 +195,12 @@ def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> nn.Module:
     return net
 
 
-def _replace(net: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, attribute = name.rpartition(".")
-    setattr(net.get_submodule(parent), attribute, module)
+def _replace(net: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """Puts one module in the place of another, under every name it has; the root may be replaced too."""
+    if net is old:
+        return new
+    for parent in list(net.modules()):
+        for name, child in list(parent._modules.items()):  # noqa: SLF001 (named_children leaves out second names)
+            if child is old:
+                setattr(parent, name, new)
+    return net

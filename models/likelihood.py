@@ -28,7 +28,7 @@ class Likelihood(OwnedModule):
 
     def __init__(self, net: nn.Module, num_data: int) -> None:
         super().__init__()
-        if num_data < 1:
+        if not num_data >= 1:
             raise ValueError(f"num_data must be the number of training data, at least 1; got {num_data}")
         self.net = net
         self.num_data = num_data
@@ -96,6 +96,11 @@ def check_inputs(x: Any) -> None:
             )
 
 
+def _check_tensor(y: Any) -> None:
+    if not isinstance(y, Tensor):
+        raise DataError(f"y must be a tensor; got {type(y).__name__}")
+
+
 class Classifier(Likelihood):
     """Categorical likelihood on a network whose outputs are logits.
 
@@ -110,6 +115,9 @@ class Classifier(Likelihood):
 
     def check_target(self, output: Tensor, target: Tensor) -> None:
         """Raises :class:`~l0bayes.errors.DataError` unless targets are class numbers, one a row."""
+        if output.dim() != 2:  # noqa: PLR2004
+            raise DataError(f"the network's output must be logits, (batch, classes); got {tuple(output.shape)}")
+        _check_tensor(target)
         if target.dtype != torch.int64 or target.shape != output.shape[:1]:
             raise DataError(
                 f"y must hold one class number per row: int64 of shape {tuple(output.shape[:1])}; got "
@@ -141,8 +149,8 @@ class Regressor(Likelihood):
     """
 
     def __init__(self, net: nn.Module, num_data: int, noise_scale: float = 1.0) -> None:
-        if not noise_scale > 0:
-            raise ValueError(f"noise_scale must be > 0; got {noise_scale}")
+        if not 0 < noise_scale < float("inf"):
+            raise ValueError(f"noise_scale must be finite and > 0; got {noise_scale}")
         super().__init__(net, num_data)
         self.noise_scale = noise_scale
 
@@ -154,6 +162,7 @@ class Regressor(Likelihood):
 
     def check_target(self, output: Tensor, target: Tensor) -> None:
         """Raises :class:`~l0bayes.errors.DataError` unless targets are finite and shaped like the outputs."""
+        _check_tensor(target)
         if target.shape != output.shape or not target.is_floating_point():
             raise DataError(
                 f"y must be floating-point of the network's output shape {tuple(output.shape)}; got {target.dtype} "

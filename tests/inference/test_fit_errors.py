@@ -12,6 +12,8 @@ from l0bayes.inference import HardConcreteGuide, fit
 from l0bayes.inference.files import read_tensors
 from l0bayes.models import MLP, Regressor
 
+pyros_warning = pytest.mark.filterwarnings("ignore:Encountered NaN. loss:UserWarning")
+
 
 @pytest.mark.parametrize("epochs", [0, -1])
 def test_epochs_out_of_range(epochs):
@@ -58,6 +60,7 @@ def test_targets_that_do_not_suit_the_network():
         fit(*pair(), [(x, y + 1)], epochs=1, progress=False)
 
 
+@pyros_warning
 def test_divergence_names_the_place_and_the_remedy():
     with pytest.raises(DivergenceError, match=r"epoch 1, step 2.*Lower lr or gate_lr"):
         fit(*pair(), loader(), epochs=1, lr=1e30, progress=False)
@@ -77,6 +80,7 @@ def test_divergence_in_a_later_epoch_leaves_the_last_good_state(tmp_path):
     assert all(math.isfinite(tensor.double().sum()) for name, tensor in tensors.items() if "random" not in name)
 
 
+@pyros_warning
 def test_divergence_before_the_first_checkpoint_does_not_speak_of_one(tmp_path):
     with pytest.raises(DivergenceError) as error:
         fit(*pair(), loader(), epochs=1, lr=1e30, checkpoint=tmp_path / "run.checkpoint", progress=False)

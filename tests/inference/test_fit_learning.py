@@ -38,8 +38,8 @@ def line():
 
 
 def test_a_classifier_learns():
-    model, guide = pair(sizes=(6, 16, 3))
-    history = fit(model, guide, loader(10), epochs=30, lr=1e-2, gate_lr=5e-2, progress=False).history
+    model, guide = pair(sizes=(6, 16, 3), init_open=0.8)
+    history = fit(model, guide, loader(10), epochs=60, lr=1e-2, gate_lr=5e-2, progress=False).history
     assert evaluate(model, guide, loader()) < 0.05
     assert history["elbo"].iloc[-5:].mean() > history["elbo"].iloc[:5].mean() / 2
     assert history["expected_l0"].iloc[-1] < history["expected_l0"].iloc[0]
@@ -120,8 +120,8 @@ def test_an_optimizer_of_ones_own():
 
 def test_a_data_loader_of_torchs_is_as_good():
     batches = DataLoader(TensorDataset(*blobs()), 10, shuffle=True)
-    model, guide = pair(sizes=(6, 16, 3))
-    fit(model, guide, batches, epochs=30, lr=1e-2, gate_lr=5e-2, progress=False)
+    model, guide = pair(sizes=(6, 16, 3), init_open=0.8)
+    fit(model, guide, batches, epochs=60, lr=1e-2, gate_lr=5e-2, progress=False)
     assert evaluate(model, guide, batches) < 0.05
 
 

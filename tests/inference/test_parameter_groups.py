@@ -75,7 +75,8 @@ def test_nothing_to_train_is_an_error():
 
 
 @pytest.mark.parametrize(
-    "rates", [{"lr": 0.0}, {"lr": float("nan")}, {"gate_lr": -1.0}, {"weight_decay": -0.1}, {"weight_decay": float("nan")}]
+    "rates",
+    [{"lr": 0.0}, {"lr": float("nan")}, {"gate_lr": -1.0}, {"weight_decay": -0.1}, {"weight_decay": float("nan")}],
 )
 def test_rates_out_of_range(rates):
     with pytest.raises(ValueError, match=f"{next(iter(rates))}={next(iter(rates.values()))}"):

@@ -90,6 +90,20 @@ def test_feature_used_where_autograd_does_not_look(gates):
     refused("Unseen", net=nets.Unseen(), example_input=torch.randn(3, 6), gates=gates)
 
 
+@pytest.mark.parametrize("gates", ["unit", "input"])
+def test_it_is_seen_though_the_last_layer_starts_at_zero(gates):
+    class Rescaled(nets.Layers):
+        def forward(self, x):
+            hidden = self.fc1(x).relu()
+            return self.fc2(hidden) * hidden.detach().mean(-1, keepdim=True)
+
+    net = Rescaled(fc1=nn.Linear(6, 5), fc2=nn.Linear(5, 3))
+    with torch.no_grad():
+        for parameter in net.fc2.parameters():
+            parameter.zero_()
+    refused("Rescaled", net=net, example_input=torch.randn(3, 6), gates=gates)
+
+
 def test_hidden_features_that_are_handed_out_cannot_vanish():
     with pytest.raises(StructureError):
         sparsify(nets.TwoOutputs(), torch.randn(3, 6))

@@ -1,0 +1,156 @@
+"""Files that must not be loaded, and what is said about them."""
+
+import json
+import pickle
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from saved_networks import SIZES, gated, small_network
+from torch import nn
+
+from l0bayes.errors import FileFormatError
+from l0bayes.inference import fit, load, save
+from l0bayes.models import MLP
+
+
+@pytest.fixture
+def path(tmp_path):
+    return save(small_network(), tmp_path / "small.safetensors")
+
+
+def refused(path, module, match=""):
+    """Loading must fail, with a message that names the file."""
+    with pytest.raises(FileFormatError, match=re.escape(str(path)) + f"(.|\n)*{match}"):
+        load(path, module)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere"):
+        load(tmp_path / "nowhere", MLP(*SIZES))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.5, 0.99])
+def test_a_truncated_file(path, share):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    refused(path, MLP(*SIZES), "damaged")
+
+
+def test_a_file_with_something_behind_it(path):
+    path.write_bytes(path.read_bytes() + b"\0")
+    refused(path, MLP(*SIZES), "damaged")
+
+
+def test_a_pickle(path):
+    path.write_bytes(pickle.dumps(MLP(*SIZES).state_dict()))
+    refused(path, MLP(*SIZES), "damaged")
+
+
+def test_a_file_of_torch_save(path):
+    torch.save(MLP(*SIZES).state_dict(), path)
+    refused(path, MLP(*SIZES), "damaged")
+
+
+def test_the_facts_instead_of_the_file(path):
+    refused(path.with_suffix(".json"), MLP(*SIZES), "damaged")
+
+
+def test_a_safetensors_file_of_somebody_elses(path):
+    save_file(MLP(*SIZES).state_dict(), path)
+    refused(path, MLP(*SIZES), "not written by l0bayes")
+
+
+def test_every_bit_of_the_header_counts(path, tmp_path):
+    """One flipped bit is refused, or is in a word that decides nothing, such as a version."""
+    content = path.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    x = torch.randn(3, SIZES[0])
+    expected = load(path, MLP(*SIZES))(x)
+    damaged = tmp_path / "damaged"
+    accepted = 0
+    for position in range(header):
+        flipped = content[position] ^ (1 << position % 8)
+        damaged.write_bytes(content[:position] + bytes([flipped]) + content[position + 1 :])
+        try:
+            loaded = load(damaged, MLP(*SIZES))
+        except FileFormatError:
+            continue
+        accepted += 1
+        assert torch.equal(loaded(x), expected), position
+    assert accepted < header / 3
+
+
+def test_a_network_of_another_class(path):
+    refused(path, nn.Sequential(nn.Linear(12, 4)), "holds a MLP, and a Sequential was given")
+
+
+def test_a_guide_where_a_network_is_needed(tmp_path):
+    path = save(gated()[1], tmp_path / "guide")
+    refused(path, MLP(*SIZES), "holds a guide, and a network is needed")
+
+
+def test_a_network_where_a_guide_is_needed(path):
+    refused(path, gated()[1], "holds a network, and a guide is needed")
+
+
+def test_a_checkpoint_where_a_network_is_needed(tmp_path):
+    x, y = torch.randn(8, SIZES[0]), torch.arange(8) % SIZES[-1]
+    fit(*gated(), [(x, y)], epochs=1, checkpoint=tmp_path / "run", progress=False)
+    refused(tmp_path / "run", MLP(*SIZES), "holds a checkpoint, and a network is needed")
+
+
+@pytest.mark.parametrize("sizes", [(12, 9, 4), (12, 4)])
+def test_a_network_with_fewer_layers(path, sizes):
+    refused(path, MLP(*sizes), "does not fit")
+
+
+def test_a_network_with_more_layers(path):
+    refused(path, MLP(12, 9, 7, 4, 2), "does not fit")
+
+
+def changed(path, tensors):
+    """The same file with other tensors in it."""
+    header = path.read_bytes()
+    length = int.from_bytes(header[:8], "little")
+    save_file(tensors, path, json.loads(header[8 : 8 + length])["__metadata__"])
+
+
+@pytest.mark.parametrize("name", ["fc1.weight", "fc1.bias", "fc1.index", "fc3.weight"])
+def test_a_tensor_is_missing(path, name):
+    tensors = load_file(path)
+    del tensors[name]
+    changed(path, tensors)
+    refused(path, MLP(*SIZES))
+
+
+@pytest.mark.parametrize("name", ["other", "fc1.other", "fc9.weight", "fc9.index", ".index", "index"])
+def test_a_tensor_too_many(path, name):
+    changed(path, load_file(path) | {name: torch.zeros(2)})
+    refused(path, MLP(*SIZES))
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4)])
+def test_another_number_of_dimensions(path, shape):
+    changed(path, load_file(path) | {"fc2.weight": torch.zeros(shape)})
+    refused(path, MLP(*SIZES), "does not fit")
+
+
+@pytest.mark.parametrize("shape", [(5, 100), (100, 5)])
+def test_layers_that_do_not_fit_each_other(path, shape):
+    """What one layer makes, the next must read."""
+    changed(path, load_file(path) | {"fc2.weight": torch.zeros(shape)})
+    refused(path, MLP(*SIZES))
+
+
+def test_a_guide_of_another_model(tmp_path):
+    path = save(gated()[1], tmp_path / "guide")
+    refused(path, gated(sizes=(12, 8, 7, 4))[1], "does not fit")
+    refused(path, gated(gates="unit")[1], "does not fit")
+
+
+def test_provenance_that_json_cannot_hold(tmp_path):
+    with pytest.raises(TypeError, match="JSON"):
+        save(small_network(), tmp_path / "small", provenance={"net": MLP(2, 2)})
+    assert list(tmp_path.iterdir()) == []
