@@ -17,6 +17,7 @@ from l0bayes import sparsify
 from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide
 from l0bayes.inference.timing import interleaved
 from l0bayes.models import MLP, Classifier
+from l0bayes.subnetwork import Selector
 
 SEED = 0
 NUM_DATA = 60_000
@@ -81,9 +82,18 @@ def hand_written_step(x: Tensor, y: Tensor, openness: tuple[float, ...], *, on_w
     return step
 
 
-def pyro_step(x: Tensor, y: Tensor, openness: tuple[float, ...], elbo_class: type[TraceMeanField_ELBO]) -> Step:
-    """Model and guide of l0bayes under an ELBO."""
-    model = Classifier(sparsify(MLP(*SIZES), x[:2], CODE_COST, "input"), NUM_DATA)
+def pyro_step(
+    x: Tensor,
+    y: Tensor,
+    openness: tuple[float, ...],
+    elbo_class: type[TraceMeanField_ELBO],
+    narrow_below: float | None = None,
+) -> Step:
+    """Model and guide of l0bayes under an ELBO; closed slices taken out as by default, or below another share."""
+    sparse = sparsify(MLP(*SIZES), x[:2], CODE_COST, "input")
+    if narrow_below is not None:
+        sparse._select = Selector(sparse.groups, narrow_below)  # noqa: SLF001 (no option: the default is the best)
+    model = Classifier(sparse, NUM_DATA)
     shares = {f"fc{i}.input": p for i, p in enumerate(openness, start=1)}
     elbo = elbo_class()(model, HardConcreteGuide(model, init_open=shares))
     optimizer = adam(list(elbo.parameters()))
@@ -109,6 +119,8 @@ def main() -> None:
                 "dense": dense_step(x, y),
                 "l0bayes_stock_elbo": pyro_step(x, y, openness, TraceMeanField_ELBO),
                 "l0bayes": pyro_step(x, y, openness, ClosedFormKL_ELBO),
+                "l0bayes_never_narrow": pyro_step(x, y, openness, ClosedFormKL_ELBO, narrow_below=0.0),
+                "l0bayes_always_narrow": pyro_step(x, y, openness, ClosedFormKL_ELBO, narrow_below=1.0),
             },
             rounds=41,
             seconds=0.05,

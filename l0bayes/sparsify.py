@@ -16,7 +16,7 @@ from l0bayes.owned_module import OwnedModule
 from l0bayes.structure import GateGroup, Structure, find_structure, masked_forward, match_layers
 from l0bayes.subnetwork import Selector, compact_network, run_subnetwork
 
-# Measured on a 784-300-100-10 network at batch 100 (benchmarks/step.py): taking slices out pays below this share.
+# On a 784-300-100-10 network at batch 100 taking slices out pays below about this share (benchmarks/step_overhead.py).
 _NARROW_BELOW = 0.7
 _OPTIONS = {"gates", "code_cost", "inclusion"}
 

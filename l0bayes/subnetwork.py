@@ -73,7 +73,9 @@ class Selector:
                     tensor = tensor.index_select(dim, keep)
             for group, dim, consumes in cuts:
                 if consumes:
-                    tensor = tensor * values[group].to(tensor.dtype).reshape(-1, *(1,) * (tensor.dim() - 1 - dim))
+                    gate = values[group].to(tensor.dtype)
+                    behind = tensor.dim() - 1 - dim
+                    tensor = tensor * (gate.reshape(-1, *(1,) * behind) if behind else gate)
             tensors[name] = tensor
         features = {
             group.selects: keep

@@ -146,11 +146,6 @@ class HardConcrete(TorchDistribution):
     def _cast(self, value: Tensor) -> Tensor:
         return value.to(self.log_alpha.dtype)
 
-    def _logit_zero(self) -> Tensor:
-        """Logit of P(z = 0): the value of βℓ − log α where the stretched variable is 0."""
-        log_alpha, beta, gamma, zeta = self._parameters()
-        return beta * _log(-gamma / zeta) - log_alpha
-
     def _logit_one(self) -> Tensor:
         """Logit of P(z = 1)."""
         log_alpha, beta, gamma, zeta = self._parameters()
@@ -191,7 +186,7 @@ class HardConcrete(TorchDistribution):
         nodes, weights = rule
         mass = self.log_density(nodes).exp() * weights
         return (
-            torch.sigmoid(self._logit_zero()) * at_zero
+            torch.sigmoid(-self.logit_nonzero) * at_zero
             + torch.sigmoid(self._logit_one()) * at_one
             + (mass * inside).sum(0)
         )
@@ -237,7 +232,7 @@ class HardConcrete(TorchDistribution):
     @property
     def prob_zero(self) -> Tensor:
         """P(z = 0), of shape ``batch_shape``."""
-        return self._cast(torch.sigmoid(self._logit_zero()))
+        return self._cast(torch.sigmoid(-self.logit_nonzero))
 
     @property
     def prob_one(self) -> Tensor:
@@ -247,12 +242,13 @@ class HardConcrete(TorchDistribution):
     @property
     def prob_nonzero(self) -> Tensor:
         """P(z ≠ 0) = sigmoid(log α − β log(−γ/ζ)) (paper, eq. 12), of shape ``batch_shape``."""
-        return self._cast(torch.sigmoid(-self._logit_zero()))
+        return self._cast(torch.sigmoid(self.logit_nonzero))
 
     @property
     def logit_nonzero(self) -> Tensor:
         """The logit of :attr:`prob_nonzero`, exact where the probability rounds to 0 or 1."""
-        return -self._logit_zero()
+        log_alpha, beta, gamma, zeta = self._parameters()
+        return log_alpha - beta * _log(-gamma / zeta)
 
     @property
     def mean(self) -> Tensor:
@@ -273,7 +269,7 @@ class HardConcrete(TorchDistribution):
         rule = self.inside_rule()
         return self._cast(
             -self.expectation(
-                logsigmoid(self._logit_zero()),
+                logsigmoid(-self.logit_nonzero),
                 logsigmoid(self._logit_one()),
                 self.log_density(rule[0]),
                 rule,

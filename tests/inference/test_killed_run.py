@@ -1,0 +1,47 @@
+"""A run that is killed without warning goes on with the same command, to the same result."""
+
+import signal
+import subprocess
+import sys
+import time
+
+from l0bayes.inference.cli import main
+from l0bayes.inference.files import read_tensors
+
+EPOCHS = 15
+
+
+def arguments(out):
+    options = {"data": "digits", "epochs": EPOCHS, "hidden": "[12,6]", "progress": "false", "out": out}
+    return ["train", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+
+
+def kill_when(path, out, log):
+    """Starts the command in a process of its own and kills it as soon as a file exists."""
+    command = [sys.executable, "-m", "l0bayes.inference.cli", *arguments(out)]
+    with subprocess.Popen(command, stdout=log, stderr=log) as process:  # noqa: S603 (our own command)
+        deadline = time.monotonic() + 100
+        while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
+
+
+def test_killed_twice_and_resumed(tmp_path):
+    """Once while the dense network is trained, once while the gated one is."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    with (tmp_path / "log").open("w") as log:
+        for network in ("dense", "gated"):
+            path = parts / f"{network}.checkpoint"
+            kill_when(path, parts, log)
+            _, facts = read_tensors(path, "checkpoint")  # never half a file
+            assert 1 <= facts["epoch"] < EPOCHS
+            assert not (parts / "gates.csv").exists()
+    for out in (whole, parts):
+        assert main(arguments(out)) == 0
+    assert (parts / "gates.csv").read_bytes() == (whole / "gates.csv").read_bytes()
+    for network in ("dense", "gated"):
+        tensors, other = (read_tensors(run / f"{network}.checkpoint", "checkpoint")[0] for run in (whole, parts))
+        learned = [name for name in tensors if not name.startswith("random/")]
+        assert tensors.keys() == other.keys()
+        assert all(tensors[name].numpy().tobytes() == other[name].numpy().tobytes() for name in learned)
