@@ -11,6 +11,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from l0bayes.errors import FileFormatError
 from l0bayes.inference.batches import TensorBatches
 from l0bayes.inference.data import DataName, ImageData, Split, load_data
 from l0bayes.inference.files import write_bytes
@@ -23,6 +24,9 @@ from l0bayes.inference.timing import interleaved
 from l0bayes.models import MLP, Classifier
 from l0bayes.posterior import cost, gate_table
 from l0bayes.sparsify import compact, sparsify
+
+# Options that a resumed run may have otherwise.
+_MAY_CHANGE = {"data_dir", "download", "out", "epochs", "device", "progress"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
         ValueError: if an option is out of range.
     """
     out = Path(options.out)
+    _claim(out, options)
     data = load_data(options.data, options.data_dir, download=options.download)
     run = _Training(options, data, out)
     dense, dense_error, _ = run.network(gated=False)
@@ -106,6 +111,25 @@ def train(options: TrainOptions) -> dict[str, Any]:
     table = gate_table(guide)
     write_report(out, table, run.history, data.image_shape)
     return summary
+
+
+def _claim(out: Path, options: TrainOptions) -> None:
+    """Notes the options in the folder; refuses one whose checkpoints were made with others."""
+    path = out / "options.json"
+    wanted = {name: value for name, value in asdict(options).items() if name not in _MAY_CHANGE}
+    if path.is_file():
+        try:
+            found = dict(json.loads(path.read_text()))
+        except ValueError as error:
+            raise FileFormatError(f"out: {path} is damaged ({error}). Remove {out} to start afresh") from error
+        changed = [
+            f"{name} was {found.get(name)}, is {wanted[name]}" for name in wanted if found.get(name) != wanted[name]
+        ]
+        if changed:
+            raise ValueError(
+                f"out: {out} holds a run with other options ({'; '.join(changed)}). Give another folder, or remove it"
+            )
+    write_bytes(path, (json.dumps(wanted, indent=2) + "\n").encode())
 
 
 class _Training:
