@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyro
 import torch
 from torch import Tensor, nn
@@ -82,14 +83,16 @@ def train(options: TrainOptions) -> dict[str, Any]:
         ValueError: if an option is out of range.
     """
     out = Path(options.out)
-    _claim(out, options)
     data = load_data(options.data, options.data_dir, download=options.download)
-    run = _Training(options, data, out)
-    dense, dense_error, _ = run.network(gated=False)
-    model, gated_error, guide = run.network(gated=True)
+    job = _Job(options, data, out)
+    dense, dense_guide = job.build(gated=False)
+    model, guide = job.build(gated=True)
+    _claim(out, options)
+    dense_error, _ = job.train("dense", dense, dense_guide)
+    gated_error, history = job.train("gated", model, guide)
     small = compact(model, guide).cpu()
     compacted_error = _network_error(small, data.test)
-    full = dense.cpu()
+    full = dense.child("net").cpu()
     speed = _speed(full, small, data.test.x)
     before, after = cost(full, data.test.x[:1]), cost(small, data.test.x[:1])
     summary = {
@@ -109,7 +112,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
     save(small, out / "compacted.safetensors", provenance=summary)
     save(guide, out / "guide.safetensors", provenance=summary)
     table = gate_table(guide)
-    write_report(out, table, run.history, data.image_shape)
+    write_report(out, table, history, data.image_shape)
     return summary
 
 
@@ -132,28 +135,30 @@ def _claim(out: Path, options: TrainOptions) -> None:
     write_bytes(path, (json.dumps(wanted, indent=2) + "\n").encode())
 
 
-class _Training:
-    """Trains the dense and the gated network in the same way."""
+class _Job:
+    """Builds and trains the dense and the gated network in the same way."""
 
     def __init__(self, options: TrainOptions, data: ImageData, out: Path) -> None:
         self._options = options
         self._data = data
         self._out = out
-        self.history: Any = None
 
-    def network(self, *, gated: bool) -> tuple[Any, float, HardConcreteGuide]:
-        """Trains one network; the network or its model, its last test error, and its guide."""
+    def build(self, *, gated: bool) -> tuple[Classifier, HardConcreteGuide]:
+        """A new network with its likelihood, and its guide; both kinds start from the same weights."""
         o, data = self._options, self._data
         torch.manual_seed(o.seed)
         height, width = data.image_shape
         net: nn.Module = MLP(height * width, *o.hidden, data.classes)
-        core = net
         if gated:
-            core = sparsify(net, data.train.x[:2], code_cost=o.code_cost, gates="input", inclusion=o.inclusion)
-        model = Classifier(core, num_data=len(data.train)).to(o.device)
-        guide = HardConcreteGuide(model, init_open=o.init_open)
-        name = "gated" if gated else "dense"
-        print(f"training the {name} network: {layer_sizes(net)}, {o.epochs} epochs", flush=True)  # noqa: T201
+            net = sparsify(net, data.train.x[:2], code_cost=o.code_cost, gates="input", inclusion=o.inclusion)
+        model = Classifier(net, num_data=len(data.train)).to(o.device)
+        return model, HardConcreteGuide(model, init_open=o.init_open)
+
+    def train(self, name: str, model: Classifier, guide: HardConcreteGuide) -> tuple[float, pd.DataFrame]:
+        """Trains, resuming where a checkpoint is; the last test error, and the history."""
+        o, data = self._options, self._data
+        torch.manual_seed(o.seed)
+        print(f"training the {name} network: {layer_sizes(model)}, {o.epochs} epochs", flush=True)  # noqa: T201
         result = fit(
             model,
             guide,
@@ -165,9 +170,7 @@ class _Training:
             checkpoint=self._out / f"{name}.checkpoint",
             progress=o.progress,
         )
-        self.history = result.history
-        error = evaluate(model, guide, self._batches(data.test))
-        return (model if gated else net), error, guide
+        return evaluate(model, guide, self._batches(data.test)), result.history
 
     def _batches(self, split: Split, batch_size: int = 4096, *, shuffle: bool = False) -> TensorBatches:
         device = self._options.device

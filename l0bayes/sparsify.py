@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from l0bayes.distributions import L0Prior, SpikeAndSlabPrior
 from l0bayes.distributions.gate_prior import GatePrior
+from l0bayes.distributions.l0_prior import check_code_cost
 from l0bayes.errors import StructureError
 from l0bayes.owned_module import OwnedModule
 from l0bayes.structure import GateGroup, Structure, find_structure, masked_forward, match_layers
@@ -154,7 +155,9 @@ def _settings(layer: str, value: Any, code_cost: float, inclusion: float | None)
             f"gates: options for layer {layer!r} must be 'gates' and any of {sorted(_OPTIONS - {'gates'})}; got "
             f"{sorted(options)}"
         )
-    return {"code_cost": code_cost, "inclusion": inclusion} | options
+    settings = {"code_cost": code_cost, "inclusion": inclusion} | options
+    check_code_cost(torch.as_tensor(float(settings["code_cost"])))  # here, where it is still per parameter
+    return settings
 
 
 def _prior(group: GateGroup, settings: Mapping[str, Any], net: nn.Module) -> GatePrior:

@@ -45,7 +45,7 @@ def test_files(out):
     assert {path.name for path in out.iterdir()} == {
         *("compacted.safetensors", "compacted.json", "guide.safetensors", "guide.json"),
         *("gates.csv", "gates.png", "history.csv", "training.png", "summary.json"),
-        *("dense.checkpoint", "gated.checkpoint"),
+        *("dense.checkpoint", "gated.checkpoint", "options.json"),
     }
 
 

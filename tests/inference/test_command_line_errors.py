@@ -100,9 +100,10 @@ def test_a_damaged_checkpoint(tmp_path, capsys):
     assert "dense.checkpoint is damaged" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_another_network(finished, capsys):
-    assert main([*SMALL, "--out", str(finished), "--hidden", "[5]"]) == 1
-    assert "belongs to another model" in capsys.readouterr().err
+def test_a_mistake_does_not_claim_the_folder(tmp_path):
+    """What was refused left nothing behind that the corrected command would have to agree with."""
+    assert main([*SMALL, "--out", str(tmp_path), "--code_cost", "-1"]) == 1
+    assert main([*SMALL, "--out", str(tmp_path)]) == 0
 
 
 def test_a_file_in_the_folders_place(tmp_path, capsys):
@@ -113,7 +114,8 @@ def test_a_file_in_the_folders_place(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("seed", "7"), ("code_cost", "2.0"), ("lr", "0.1"), ("gate_lr", "0.5"), ("init_open", "0.3")]
+    ("option", "value"),
+    [("seed", "7"), ("code_cost", "2.0"), ("lr", "0.1"), ("gate_lr", "0.5"), ("init_open", "0.3"), ("hidden", "[5]")],
 )
 def test_a_summary_never_claims_options_that_a_resumed_run_did_not_have(option, value, finished, capsys):
     """Whoever changes an option and forgets to change the folder must not read the old result as the new one's."""

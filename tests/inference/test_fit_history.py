@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from toy_problem import ROWS, SIZES, blobs, loader, pair
 from torch.nn.functional import cross_entropy
+from toy_problem import ROWS, SIZES, blobs, loader, pair
 
 from l0bayes.inference import TensorBatches, fit
 from l0bayes.structure import masked_forward

@@ -1,5 +1,7 @@
 """Training finds what there is to find, and moves every parameter at its own rate."""
 
+import threading
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -12,6 +14,7 @@ from toy_problem import assert_equal_states, blobs, loader, pair, state
 
 from l0bayes import SpikeAndSlabPrior
 from l0bayes.inference import HardConcreteGuide, TensorBatches, evaluate, fit
+from l0bayes.models import Classifier
 
 ROWS, FEATURES = 100, 6
 
@@ -28,6 +31,14 @@ class GatedRegression(PyroModule):
         w = pyro.sample("w", dist.Normal(0.0, 2.0).expand([FEATURES]).to_event(1))
         with pyro.plate("data", len(x)), poutine.scale(scale=ROWS / len(x)):
             return pyro.sample("y", dist.Normal(x @ (z * w), self.noise), obs=y)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_from_other_tests():
+    """Pyro gives a hand-written module what another of its class left in the global store."""
+    pyro.clear_param_store()
+    yield
+    pyro.clear_param_store()
 
 
 @pytest.fixture
@@ -125,6 +136,17 @@ def test_a_data_loader_of_torchs_is_as_good():
     assert evaluate(model, guide, batches) < 0.05
 
 
+def own_pair(line):
+    model = GatedRegression()
+    return model, HardConcreteGuide(model, args=line)
+
+
+def run_in_thread(work):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
 def test_the_same_seed_gives_the_same_run():
     runs = []
     for _ in range(2):
@@ -133,6 +155,29 @@ def test_the_same_seed_gives_the_same_run():
         runs.append((result.history.drop(columns="seconds"), state(model, guide)))
     assert runs[0][0].equals(runs[1][0])
     assert_equal_states(runs[0][1], runs[1][1])
+
+
+@pytest.mark.parametrize("make", [lambda _: pair(), own_pair], ids=["network", "hand-written"])
+def test_pyros_setting_for_module_parameters_makes_no_difference(make, line):
+    ends = []
+    for local in (False, True):
+        with pyro.settings.context(module_local_params=local):
+            torch.manual_seed(1)
+            model, guide = make(line)
+            batches = loader() if isinstance(model, Classifier) else TensorBatches(*line, 30)
+            fit(model, guide, batches, epochs=2, progress=False)
+            ends.append(state(model, guide))
+    assert_equal_states(*ends)
+
+
+def test_in_a_thread_of_its_own():
+    """Where Python delivers no signals."""
+    ends = []
+    for runner in (lambda work: work(), run_in_thread):
+        model, guide = pair()
+        runner(lambda model=model, guide=guide: fit(model, guide, loader(), epochs=2, progress=False))
+        ends.append(state(model, guide))
+    assert_equal_states(*ends)
 
 
 def test_pyros_global_parameters_stay_as_they_are():
@@ -146,4 +191,3 @@ def test_pyros_global_parameters_stay_as_they_are():
     assert before.keys() == set(store.keys()) >= {"mine"}
     assert all(torch.equal(store[name], value) for name, value in before.items())
     assert torch.equal(mine, pyro.param("mine"))
-    pyro.clear_param_store()

@@ -180,7 +180,7 @@ def test_mnist(tiny_mnist):
 def test_a_label_out_of_range(name, tiny_mnist):
     path = tiny_mnist / "MNIST" / "raw" / name
     path.write_bytes(path.read_bytes()[:-1] + b"\x0a")
-    with pytest.raises(DataError, match="label files.*outside 0 to 9"):
+    with pytest.raises(DataError, match=r"label files.*outside 0 to 9"):
         load_data("mnist", tiny_mnist)
 
 
@@ -191,7 +191,7 @@ def test_a_missing_folder(tmp_path):
 
 def test_one_missing_file(tiny_mnist):
     (tiny_mnist / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(DataError, match="raw lacks t10k-labels-idx1-ubyte. Point"):
+    with pytest.raises(DataError, match=r"raw lacks t10k-labels-idx1-ubyte\. Point"):
         load_data("mnist", tiny_mnist)
 
 

@@ -107,7 +107,7 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
 def test_without_a_checkpoint_the_message_says_so_and_modules_keep_what_they_learned():
     model, guide = pair()
     before = state(model, guide)
-    with pytest.raises(KeyboardInterrupt, match="no checkpoint was asked for.*keep what they learned"):
+    with pytest.raises(KeyboardInterrupt, match=r"no checkpoint was asked for.*keep what they learned"):
         fit(model, guide, Surprise(loader(), 2, ctrl_c), epochs=1, progress=False)
     assert any(not torch.equal(value, before[name]) for name, value in state(model, guide).items())
 

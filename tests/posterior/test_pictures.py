@@ -1,0 +1,134 @@
+"""Pictures: each takes an axes and returns it, and draws every gate."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import colors
+from matplotlib import pyplot as plt
+from posterior_guides import classifier
+
+from l0bayes import gate_table
+from l0bayes.inference.report import write_report
+from l0bayes.posterior.pictures import gates_figure, plot_gate_image, plot_gate_probabilities, plot_training
+
+
+@pytest.fixture(autouse=True)
+def _agg():
+    backend = mpl.get_backend()
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+    plt.switch_backend(backend)
+
+
+@pytest.fixture
+def table():
+    return gate_table(classifier()[1])
+
+
+@pytest.fixture
+def ax():
+    return plt.figure().add_subplot()
+
+
+@pytest.fixture
+def history():
+    return pd.DataFrame({"epoch": [1.0, 2.0, 3.0], "elbo": [-90.0, -30.0, -10.0], "expected_l0": [18.0, 9.0, 5.0]})
+
+
+def test_a_bar_a_gate_from_high_to_low(table, ax):
+    assert plot_gate_probabilities(table, "fc1.input", ax) is ax
+    heights = [bar.get_height() for bar in ax.patches]
+    assert heights == sorted(table["p_nonzero"][:4], reverse=True)
+    assert ax.get_ylim() == (0, 1)
+    assert ax.get_title(loc="left") == "fc1.input: 3 of 4 open"
+
+
+def test_open_gates_have_another_colour(table, ax):
+    plot_gate_probabilities(table, "fc1.input", ax)
+    found = [colors.to_hex(bar.get_facecolor()) for bar in ax.patches]
+    assert len(set(found[:3])) == 1
+    assert found[3] != found[0]
+
+
+def test_gates_of_pixels_as_an_image(table, ax):
+    assert plot_gate_image(table, "fc1.input", (2, 2), ax) is ax
+    (image,) = ax.images
+    expected = table["p_nonzero"][:4].to_numpy().reshape(2, 2)
+    assert np.array_equal(image.get_array(), expected)
+    assert image.get_clim() == (0, 1)
+    crosses = ax.collections[0].get_offsets()
+    assert crosses.tolist() == [[0, 0]]  # the first gate is the closed one
+
+
+@pytest.mark.parametrize("colorbar", [True, False])
+def test_a_scale_beside_the_image(table, ax, colorbar):
+    plot_gate_image(table, "fc1.input", (2, 2), ax, colorbar=colorbar)
+    assert len(ax.figure.axes) == 1 + colorbar
+
+
+def test_training(history, ax):
+    assert plot_training(history, ax) is ax
+    (line,) = ax.lines
+    assert line.get_xdata().tolist() == [1, 2, 3]
+    assert line.get_ydata().tolist() == [90, 30, 10]
+    (other,) = (axes for axes in ax.figure.axes if axes is not ax)
+    assert other.lines[0].get_ydata().tolist() == [18, 9, 5]
+    assert other.get_ylim()[0] == 0
+
+
+def test_training_without_gates(history, ax):
+    plot_training(history.drop(columns="expected_l0"), ax)
+    assert len(ax.figure.axes) == 1
+
+
+def test_an_elbo_above_zero_is_visible(history, ax):
+    """The density of precise data exceeds 1, and a logarithm has no place for it."""
+    plot_training(history.assign(elbo=[-20.0, 5.0, 30.0]), ax)
+    ax.figure.canvas.draw()
+    places = ax.transData.transform(ax.lines[0].get_xydata())
+    assert np.isfinite(places).all()
+    box = ax.get_window_extent()
+    assert all(box.contains(*place) for place in places)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda table, _: plot_gate_probabilities(table, "fc1.input"),
+        lambda table, _: plot_gate_image(table, "fc1.input", (2, 2)),
+        lambda _, history: plot_training(history),
+    ],
+    ids=["probabilities", "image", "training"],
+)
+def test_without_an_axes_there_is_a_new_figure(draw, table, history):
+    mine = plt.figure()
+    axes = draw(table, history)
+    assert axes.figure is not mine
+    assert mine.number in plt.get_fignums()
+    assert not mine.axes
+
+
+@pytest.mark.parametrize(("shape", "panels"), [((2, 2), 3), (None, 2)])
+def test_all_sites_in_one_figure(table, shape, panels):
+    figure = gates_figure(table, "fc1.input", shape)
+    drawn = [axes for axes in figure.axes if axes.get_title(loc="left")]
+    assert len(drawn) == panels
+    assert sum(len(axes.patches) for axes in drawn if not axes.images) == 7
+
+
+def test_a_figure_without_the_image_site(table):
+    assert len(gates_figure(table, None, (2, 2)).axes) == 2
+    assert len(gates_figure(table, "elsewhere", (2, 2)).axes) == 2
+
+
+@pytest.mark.parametrize("backend", ["agg", "svg"])
+def test_a_report_leaves_figures_and_backend_of_the_user_alone(backend, table, history, tmp_path):
+    plt.switch_backend(backend)
+    mine = plt.figure()
+    write_report(tmp_path, table, history, (2, 2))
+    assert plt.get_fignums() == [mine.number]
+    assert mpl.get_backend() == backend
+    assert (tmp_path / "gates.png").read_bytes().startswith(b"\x89PNG")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), history)
