@@ -60,7 +60,7 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
     random.setstate((version, tuple(internal), None if np.isnan(gauss) else gauss))
     *keys, position, has_gauss = state["numpy"].tolist()
     np.random.set_state(("MT19937", np.array(keys, np.uint32), position, has_gauss, state["numpy_gauss"].item()))  # noqa: NPY002
-    cuda = [state[name] for name in sorted(state, key=lambda n: (len(n), n)) if name.startswith("cuda")]
+    cuda = [state[name] for name in _cuda(state)]
     if cuda and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(cuda)
 
@@ -82,8 +82,9 @@ def save_checkpoint(
     tensors = {f"{kind}/{name}": t for kind, module in modules.items() for name, t in module.state_dict().items()}
     optimizer_state = optimizer.state_dict()
     plain: dict[str, dict[str, Any]] = {}
-    for index, state in optimizer_state["state"].items():
-        for name, value in state.items():
+    states = optimizer_state["state"]
+    for index, values in states.items():
+        for name, value in values.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{index}/{name}"] = value
             else:
@@ -100,6 +101,7 @@ def save_checkpoint(
             "class": type(optimizer).__qualname__,
             "groups": optimizer_state["param_groups"],
             "state": plain,
+            "stateful": sum(any(isinstance(v, Tensor) for v in values.values()) for values in states.values()),
         },
     }
     return write_tensors(path, tensors, facts)
@@ -121,33 +123,66 @@ def load_checkpoint(path: str | Path, modules: Mapping[str, nn.Module], optimize
         FileFormatError: if it is damaged, or belongs to another model or optimizer.
     """
     tensors, facts = read_tensors(path, _KIND)
-    stored = facts["optimizer"]
-    if stored["class"] != type(optimizer).__qualname__:
-        raise FileFormatError(
-            f"checkpoint: {path} was written with {stored['class']}, and the optimizer is "
-            f"{type(optimizer).__qualname__}"
+    try:
+        stored = facts["optimizer"]
+        progress = Progress(
+            epoch=facts["epoch"],
+            step=facts["step"],
+            sums=facts["sums"],
+            history=facts["history"],
+            epoch_random=dict(_under(tensors, "random/epoch")),
         )
+        optimizer_state = _optimizer_state(tensors, stored)
+        _check(tensors, modules, optimizer, stored)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileFormatError(
+            f"checkpoint: {path} belongs to another model or configuration, or is incomplete: {error}. Give another "
+            "path, or remove it to start afresh"
+        ) from error
+    for kind, module in modules.items():
+        module.load_state_dict(dict(_under(tensors, kind)))
+    optimizer.load_state_dict(optimizer_state)
+    set_random_state(dict(_under(tensors, "random/now")))
+    return progress
+
+
+def _optimizer_state(tensors: Mapping[str, Tensor], stored: Mapping[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in stored["state"].items()}
     for name, value in _under(tensors, "optimizer"):
         index, _, key = name.partition("/")
         state.setdefault(int(index), {})[key] = value
-    try:
-        for kind, module in modules.items():
-            module.load_state_dict(dict(_under(tensors, kind)))
-        optimizer.load_state_dict({"state": state, "param_groups": stored["groups"]})
-    except (RuntimeError, ValueError) as error:
-        raise FileFormatError(
-            f"checkpoint: {path} belongs to another model or configuration: {error}. Give another path, or remove it "
-            "to start afresh"
-        ) from error
-    set_random_state(dict(_under(tensors, "random/now")))
-    return Progress(
-        epoch=facts["epoch"],
-        step=facts["step"],
-        sums=facts["sums"],
-        history=facts["history"],
-        epoch_random=dict(_under(tensors, "random/epoch")),
-    )
+    return {"state": state, "param_groups": stored["groups"]}
+
+
+def _check(
+    tensors: Mapping[str, Tensor],
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    stored: Mapping[str, Any],
+) -> None:
+    """Raises ``ValueError`` unless everything fits, before anything is changed."""
+    for kind, module in modules.items():
+        wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
+        found = {name: tensor.shape for name, tensor in _under(tensors, kind)}
+        if wanted != found:
+            differ = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+            raise ValueError(f"the {kind} differs in {', '.join(differ)}")
+    if stored["class"] != type(optimizer).__qualname__:
+        raise ValueError(f"it was written with {stored['class']}, and the optimizer is {type(optimizer).__qualname__}")
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    if sizes != [len(group["params"]) for group in stored["groups"]]:
+        raise ValueError("the optimizer has other parameter groups")
+    steps = {index for index, _ in (name.split("/") for name, _ in _under(tensors, "optimizer"))}
+    if stored["stateful"] != len(steps):
+        raise ValueError("the optimizer's state is incomplete")
+    missing = set(random_state()) - {name for name, _ in _under(tensors, "random/now")} - set(_cuda(random_state()))
+    if missing:
+        raise ValueError(f"the random state lacks {', '.join(sorted(missing))}")
+
+
+def _cuda(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of the states of CUDA devices, in their order."""
+    return sorted((name for name in state if name.startswith("cuda")), key=lambda name: int(name.removeprefix("cuda")))
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:

@@ -26,11 +26,10 @@ def main(args: Sequence[str] | None = None) -> int:
     job.add_class_arguments(TrainOptions)
     commands.add_subcommand("train", job)
     parsed = parser.parse_args(None if args is None else list(args))
-    options = parser.instantiate_classes(parsed).train
-    values = {name: value for name, value in vars(options).items() if name != "config"}
+    values = {name: value for name, value in vars(parsed.train).items() if name != "config"}
     try:
         summary = train(TrainOptions(**values))
-    except (L0BayesError, ValueError, FileNotFoundError) as error:
+    except (L0BayesError, ValueError, OSError) as error:
         print(f"l0bayes: {error}", file=sys.stderr)  # noqa: T201
         return 1
     except KeyboardInterrupt as interrupt:

@@ -85,6 +85,8 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         raise FileFormatError(
             f"path: {path} is damaged, incomplete, or was not written by l0bayes ({error or type(error).__name__})"
         ) from error
+    if not isinstance(facts, dict):
+        raise FileFormatError(f"path: {path} is damaged or was not written by l0bayes (its facts are no mapping)")
     if facts.get("kind") != kind:
         raise FileFormatError(f"path: {path} holds a {facts.get('kind')}, and a {kind} is needed")
     return tensors, facts

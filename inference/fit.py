@@ -95,6 +95,8 @@ def fit(
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1; got {epochs}")
+    if num_particles < 1:
+        raise ValueError(f"num_particles must be at least 1; got {num_particles}")
     with pyro.get_param_store().scope(), deferred_interrupt() as interruption:
         _see_first_batch(guide, train_loader)
         elbo = ClosedFormKL_ELBO(num_particles=num_particles)(model, guide)
@@ -173,7 +175,8 @@ class _Run:
         loss = self._elbo(*batch)
         value: float = loss.item()
         if not math.isfinite(value):
-            kept = "" if self.checkpoint is None else f" The last good state is in {self.checkpoint}."
+            saved = self.checkpoint is not None and self.checkpoint.exists()
+            kept = f" The last good state is in {self.checkpoint}." if saved else ""
             raise DivergenceError(
                 f"the loss became {value} in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}.{kept} "
                 "Lower lr or gate_lr"

@@ -17,13 +17,13 @@ class Interruption:
 def deferred_interrupt() -> Iterator[Interruption]:
     """Notes the first Ctrl-C instead of raising in the middle of a step; a second one raises as usual.
 
-    Outside the main thread, where Python delivers no signals, nothing is changed.
+    Outside the main thread, where Python delivers no signals, and where Ctrl-C is ignored, nothing is changed.
     """
     interruption = Interruption()
-    if threading.current_thread() is not threading.main_thread():
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or previous is signal.SIG_IGN:
         yield interruption
         return
-    previous = signal.getsignal(signal.SIGINT)
 
     def note(_signal: int, _frame: Any) -> None:
         interruption.requested = True

@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import nn
 
+from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
+
 
 def parameter_groups(
     module: nn.Module, *, lr: float = 1e-3, gate_lr: float = 1e-2, weight_decay: float = 0.0
@@ -15,7 +17,8 @@ def parameter_groups(
     code cost, however small, moves a gate that nothing else holds at the full learning rate.
 
     Args:
-        module: ``elbo(model, guide)``, or any module that holds model and guide.
+        module: ``elbo(model, guide)``, or any module that holds model and guide. Gates are the ``log_alpha`` of a
+            :class:`~l0bayes.inference.HardConcreteGuide`, or a parameter of that very name.
         lr: learning rate of weights and of ``loc`` and ``log_scale``, > 0.
         gate_lr: learning rate of ``log_alpha``, > 0.
         weight_decay: of the weights, ≥ 0.
@@ -33,9 +36,16 @@ def parameter_groups(
             f"weight_decay={weight_decay}"
         )
     members: dict[str, list[nn.Parameter]] = {"weights": [], "gates": [], "variational": []}
+    kinds = {
+        id(parameter): "gates" if name.startswith("log_alpha.") else "variational"
+        for guide in module.modules()
+        if isinstance(guide, HardConcreteGuide)
+        for name, parameter in guide.named_parameters()
+    }
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            members[_kind(name)].append(parameter)
+            by_hand = "gates" if name.rpartition(".")[-1] == "log_alpha" else "weights"  # of a guide written by hand
+            members[kinds.get(id(parameter), by_hand)].append(parameter)
     if not any(members.values()):
         raise ValueError("module has no trainable parameters; call guide once with data if it is not set up yet")
     settings = {
@@ -44,10 +54,3 @@ def parameter_groups(
         "variational": {"lr": lr, "weight_decay": 0.0},
     }
     return [{"name": name, "params": params, **settings[name]} for name, params in members.items() if params]
-
-
-def _kind(name: str) -> str:
-    parts = name.split(".")
-    if "log_alpha" in parts:
-        return "gates"
-    return "variational" if {"loc", "log_scale"} & set(parts) else "weights"

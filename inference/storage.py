@@ -32,7 +32,13 @@ def save(module: nn.Module, path: str | Path, provenance: Mapping[str, Any] | No
 
     Returns:
         The path.
+
+    Raises:
+        ValueError: if the path ends in ``.json``, which is where the facts go.
     """
+    path = Path(path)
+    if path.suffix == ".json":
+        raise ValueError(f"path: the facts go to {path}; name the network's own file *.safetensors")
     state = module.state_dict()
     facts = {
         "kind": _kind(module),
@@ -66,6 +72,8 @@ def load(path: str | Path, module: _Module) -> _Module:
         raise FileFormatError(
             f"module: {path} holds a {facts.get('class')}, and a {type(module).__qualname__} was given"
         )
+    if facts.get("shapes") != {name: list(tensor.shape) for name, tensor in tensors.items()}:
+        raise FileFormatError(f"path: {path} is damaged: its tensors are not those its header lists")
     if isinstance(module, AutoGuide):
         _load_state(path, module, tensors)
         return module
@@ -78,6 +86,13 @@ def load(path: str | Path, module: _Module) -> _Module:
 
 
 def _load_state(path: str | Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    own = {name: tensor.dtype for name, tensor in module.state_dict().items()}
+    other = next((t.dtype for name, t in tensors.items() if name in own and own[name] != t.dtype), None)
+    if other is not None:
+        raise FileFormatError(
+            f"module: {path} holds numbers of {other}, the module of {next(iter(own.values()))}. Convert it with "
+            "module.to(dtype) first, so that nothing is rounded unseen"
+        )
     try:
         module.load_state_dict(dict(tensors))
     except RuntimeError as error:

@@ -120,7 +120,7 @@ def _claim(out: Path, options: TrainOptions) -> None:
     """Notes the options in the folder; refuses one whose checkpoints were made with others."""
     path = out / "options.json"
     wanted = {name: value for name, value in asdict(options).items() if name not in _MAY_CHANGE}
-    if path.is_file():
+    if path.is_file() and any(out.glob("*.checkpoint")):
         try:
             found = dict(json.loads(path.read_text()))
         except ValueError as error:
@@ -151,7 +151,7 @@ class _Job:
         net: nn.Module = MLP(height * width, *o.hidden, data.classes)
         if gated:
             net = sparsify(net, data.train.x[:2], code_cost=o.code_cost, gates="input", inclusion=o.inclusion)
-        model = Classifier(net, num_data=len(data.train)).to(o.device)
+        model = Classifier(net, num_data=len(data.train)).to(_device(o.device))
         return model, HardConcreteGuide(model, init_open=o.init_open)
 
     def train(self, name: str, model: Classifier, guide: HardConcreteGuide) -> tuple[float, pd.DataFrame]:
@@ -175,6 +175,15 @@ class _Job:
     def _batches(self, split: Split, batch_size: int = 4096, *, shuffle: bool = False) -> TensorBatches:
         device = self._options.device
         return TensorBatches(split.x.to(device), split.y.to(device), batch_size, shuffle=shuffle)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros((), device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {name!r} is not to be had here ({str(error).splitlines()[0]}). Use cpu") from error
+    return device
 
 
 def layer_sizes(net: nn.Module) -> str:

@@ -7,7 +7,7 @@ draw or the test-time gates) and when the finished network is handed over (:func
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -91,20 +91,23 @@ class Selector:
         return keep if share < 1 and share <= self._narrow_below else None
 
 
+def _select_features(x: Tensor, keep: Tensor, features: int) -> Tensor:
+    if x.shape[-1] != features:
+        raise ValueError(f"the layer reads {features} features, of which {len(keep)} are kept; got {x.shape[-1]}")
+    return x.index_select(-1, keep)
+
+
 @contextmanager
 def _narrow_inputs(net: nn.Module, features: Mapping[str, Tensor]) -> Iterator[None]:
     """Lets the named layers read only the selected features of what reaches them."""
-    handles = [
-        net.get_submodule(layer).register_forward_pre_hook(
-            lambda _module, args, keep=keep: (args[0].index_select(-1, keep), *args[1:])
-        )
-        for layer, keep in features.items()
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, keep in features.items():
+            layer = net.get_submodule(name)
+            handle = layer.register_forward_pre_hook(
+                lambda module, args, keep=keep: (_select_features(args[0], keep, module.in_features), *args[1:])
+            )
+            hooks.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def run_subnetwork(net: nn.Module, selection: Selection, *args: Any, **kwargs: Any) -> Any:
@@ -121,13 +124,15 @@ class SelectLinear(nn.Linear):
         out_features: number of features it produces.
         bias: whether it has a bias.
 
-    The buffer ``index`` holds the positions it reads, of shape ``(in_features,)``.
+    The buffer ``index`` holds the positions it reads, of shape ``(in_features,)``; ``given_features`` is how many it
+    is given.
     """
 
     index: Tensor
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True, device: Any = None) -> None:
         super().__init__(in_features, out_features, bias=bias, device=device)
+        self.given_features = in_features
         self.register_buffer("index", torch.arange(in_features, device=device))
 
     @classmethod
@@ -139,7 +144,7 @@ class SelectLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name nn.Linear gives it)
         """Applies the layer to the features ``input[..., index]``."""
-        return super().forward(input.index_select(-1, self.index))
+        return super().forward(_select_features(input, self.index, self.given_features))
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ def to_arviz(guide: Any, num_samples: int = 1000) -> Any:
         ``posterior``: a variable per site, of shape ``(chain, draw, *site)``.
 
     Raises:
-        ValueError: if there is no guide or ``num_samples`` is not positive.
+        ValueError: if there is no guide, ``num_samples`` is not positive, or the guides' sites differ.
     """
     import arviz  # noqa: PLC0415 (heavy, and import l0bayes must do without)
 
@@ -37,6 +37,8 @@ def to_arviz(guide: Any, num_samples: int = 1000) -> Any:
     chains = [
         {site: fn.sample((num_samples,)).cpu().numpy() for site, fn in one.distributions().items()} for one in guides
     ]
+    if any(chain.keys() != chains[0].keys() for chain in chains):
+        raise ValueError("guide: all guides must be of the same model, with the same sites, one chain each")
     posterior = {site: np.stack([chain[site] for chain in chains]) for site in chains[0]}
     if int(arviz.__version__.partition(".")[0]) >= 1:
         return arviz.from_dict({"posterior": posterior})

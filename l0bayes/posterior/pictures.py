@@ -73,7 +73,8 @@ def plot_training(history: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     ax = plt.subplots()[1] if ax is None else ax
     ax.plot(history["epoch"], -history["elbo"], color=_OPEN)
-    ax.set_yscale("log")
+    # The density of precise data may exceed 1, and the ELBO 0.
+    ax.set_yscale("log" if (history["elbo"] < 0).all() else "linear")
     ax.set_xlabel("epoch")
     ax.set_ylabel("−ELBO, nats", color=_OPEN)
     ax.spines[["top"]].set_visible(False)

@@ -100,9 +100,10 @@ def test_a_damaged_checkpoint(tmp_path, capsys):
     assert "dense.checkpoint is damaged" in capsys.readouterr().err
 
 
-def test_a_mistake_does_not_claim_the_folder(tmp_path):
+@pytest.mark.parametrize("option", ["--code_cost", "--lr", "--gate_lr", "--batch_size", "--init_open"])
+def test_a_mistake_does_not_claim_the_folder(option, tmp_path):
     """What was refused left nothing behind that the corrected command would have to agree with."""
-    assert main([*SMALL, "--out", str(tmp_path), "--code_cost", "-1"]) == 1
+    assert main([*SMALL, "--out", str(tmp_path), option, "-1"]) == 1
     assert main([*SMALL, "--out", str(tmp_path)]) == 0
 
 

@@ -8,7 +8,7 @@ import time
 from l0bayes.inference.cli import main
 from l0bayes.inference.files import read_tensors
 
-EPOCHS = 15
+EPOCHS = 40
 
 
 def arguments(out):

@@ -134,7 +134,7 @@ def test_a_tensor_too_many(path, name):
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4)])
 def test_another_number_of_dimensions(path, shape):
     changed(path, load_file(path) | {"fc2.weight": torch.zeros(shape)})
-    refused(path, MLP(*SIZES), "does not fit")
+    refused(path, MLP(*SIZES))
 
 
 @pytest.mark.parametrize("shape", [(5, 100), (100, 5)])
