@@ -93,7 +93,8 @@ class Selector:
 
 def _select_features(x: Tensor, keep: Tensor, features: int) -> Tensor:
     if x.shape[-1] != features:
-        raise ValueError(f"the layer reads {features} features, of which {len(keep)} are kept; got {x.shape[-1]}")
+        # RuntimeError, as torch raises for the full layer
+        raise RuntimeError(f"the layer reads {features} features, of which {len(keep)} are kept; got {x.shape[-1]}")
     return x.index_select(-1, keep)
 
 
