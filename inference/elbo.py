@@ -31,7 +31,8 @@ class ClosedFormKL_ELBO(TraceMeanField_ELBO):  # noqa: N801 (named as Pyro names
     """
 
     def __init__(self, num_particles: int = 1, **options: Any) -> None:
-        super().__init__(num_particles=num_particles, **options)
+        parent: Any = super()
+        parent.__init__(num_particles=num_particles, **options)
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
@@ -44,8 +45,9 @@ class ClosedFormKL_ELBO(TraceMeanField_ELBO):  # noqa: N801 (named as Pyro names
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The negative ELBO in nats, averaged over particles; its gradient is the estimate to train with."""
+        own: Any = self
         with parameters_unheard():  # autograd finds them; loss_and_grads, for SVI, needs them announced
-            elbos = [_elbo(*traces) for traces in self._get_traces(model, guide, args, kwargs)]
+            elbos = [_elbo(*traces) for traces in own._get_traces(model, guide, args, kwargs)]  # noqa: SLF001
         loss = -elbos[0] if len(elbos) == 1 else -torch.stack(elbos).mean()
         warn_if_nan(loss, "loss")
         return loss

@@ -230,8 +230,10 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         """A site's parameters; in a subsampled plate those of the members at ``indices``."""
         for kind in site.family.kinds:
             value: Tensor = self.parameter(f"{kind}.{site.name}")
-            for frame in site.frames if indices else ():
-                index, dim = indices[frame.name], frame.dim - site.event_dim
+            for frame in site.frames:
+                index, dim = (indices or {}).get(frame.name), frame.dim - site.event_dim
+                if index is None:
+                    continue
                 if len(index) != value.shape[dim] or self.create_plates is not None:
                     value = value.index_select(dim, index)
             yield value

@@ -155,7 +155,7 @@ def _settings(layer: str, value: Any, code_cost: float, inclusion: float | None)
             f"gates: options for layer {layer!r} must be 'gates' and any of {sorted(_OPTIONS - {'gates'})}; got "
             f"{sorted(options)}"
         )
-    settings = {"code_cost": code_cost, "inclusion": inclusion} | options
+    settings: dict[str, Any] = {"code_cost": code_cost, "inclusion": inclusion} | options
     check_code_cost(torch.as_tensor(float(settings["code_cost"])))  # here, where it is still per parameter
     return settings
 

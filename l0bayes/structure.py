@@ -230,9 +230,10 @@ class _Graph:
         if isinstance(layer, str):
             return layer
         coupled = self._coupled(layer, outputs=False)
+        producers: list[nn.Linear] = []
         # A layer that produces its own inputs is called twice; its last call may give the output.
-        alone = not isinstance(coupled, str) and coupled[1] == [layer] and layer not in coupled[0]
-        producers = coupled[0] if alone else []
+        if not isinstance(coupled, str) and coupled[1] == [layer] and layer not in coupled[0]:
+            producers = coupled[0]
         return GateGroup(
             name=join_name(name, "input"),
             layer=name,

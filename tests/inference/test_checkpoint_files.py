@@ -124,6 +124,15 @@ def test_another_optimizer(path):
         fit(model, guide, loader(), epochs=2, optimizer=optimizer, checkpoint=path, progress=False)
 
 
+@pytest.mark.parametrize("part", [0, 1], ids=["model", "guide"])
+def test_another_precision(path, part):
+    """Rounded, the run would not go on as if it had never stopped."""
+    modules = pair()
+    modules[part].double()
+    with pytest.raises(FileFormatError, match=r"run\.checkpoint.*Give another path"):
+        fit(*modules, loader(), epochs=2, checkpoint=path, progress=False)
+
+
 def test_an_optimizer_of_other_groups(path):
     model, guide = pair()
     optimizer = torch.optim.Adam([*model.parameters(), *guide.parameters()])
