@@ -162,8 +162,8 @@ def _check(
 ) -> None:
     """Raises ``ValueError`` unless everything fits, before anything is changed."""
     for kind, module in modules.items():
-        wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
-        found = {name: tensor.shape for name, tensor in _under(tensors, kind)}
+        wanted = {name: (tensor.shape, tensor.dtype) for name, tensor in module.state_dict().items()}
+        found = {name: (tensor.shape, tensor.dtype) for name, tensor in _under(tensors, kind)}
         if wanted != found:
             differ = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
             raise ValueError(f"the {kind} differs in {', '.join(differ)}")
@@ -172,6 +172,11 @@ def _check(
     sizes = [len(group["params"]) for group in optimizer.param_groups]
     if sizes != [len(group["params"]) for group in stored["groups"]]:
         raise ValueError("the optimizer has other parameter groups")
+    for group, old in zip(optimizer.param_groups, stored["groups"], strict=True):
+        for name, value in old.items():
+            now = list(group[name]) if isinstance(group[name], tuple) else group[name]  # JSON has no tuples
+            if name != "params" and now != value:
+                raise ValueError(f"the optimizer's {name} was {value}, is {now}")
     steps = {index for index, _ in (name.split("/") for name, _ in _under(tensors, "optimizer"))}
     if stored["stateful"] != len(steps):
         raise ValueError("the optimizer's state is incomplete")

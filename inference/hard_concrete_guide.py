@@ -145,7 +145,8 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         latents = getattr(model, "sample_latents", None) if not args and not kwargs else None
         traced = InitMessenger(self._initial_value)(latents or model)
         traced = poutine.block(traced, self._prototype_hide_fn)
-        self.prototype_trace = poutine.block(poutine.trace(traced).get_trace)(*args, **kwargs)
+        with pyro.get_param_store().scope():  # a user's own modules must not meet in the global store here
+            self.prototype_trace = poutine.block(poutine.trace(traced).get_trace)(*args, **kwargs)
         if self.master is not None:
             self.master()._check_prototype(self.prototype_trace)  # noqa: SLF001 (as AutoGuide does)
         sites = {}

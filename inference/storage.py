@@ -48,7 +48,8 @@ def save(module: nn.Module, path: str | Path, provenance: Mapping[str, Any] | No
         "provenance": dict(provenance or {}),
     }
     path = write_tensors(path, state, facts)
-    write_bytes(path.with_suffix(".json"), (json.dumps(facts, indent=2) + "\n").encode())
+    sidecar = path.with_suffix(".json") if path.suffix == ".safetensors" else path.with_name(f"{path.name}.json")
+    write_bytes(sidecar, (json.dumps(facts, indent=2) + "\n").encode())
     return path
 
 

@@ -123,7 +123,7 @@ def _claim(out: Path, options: TrainOptions) -> None:
     if path.is_file() and any(out.glob("*.checkpoint")):
         try:
             found = dict(json.loads(path.read_text()))
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise FileFormatError(f"out: {path} is damaged ({error}). Remove {out} to start afresh") from error
         changed = [
             f"{name} was {found.get(name)}, is {wanted[name]}" for name in wanted if found.get(name) != wanted[name]

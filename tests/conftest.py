@@ -11,6 +11,7 @@ settings.load_profile("l0bayes")
 
 @pytest.fixture(autouse=True)
 def _same_start():
+    pyro.clear_param_store()  # stock guides of one name would share what earlier tests left there
     pyro.set_rng_seed(20180430)  # torch, numpy and random
     dtype = torch.get_default_dtype()
     yield

@@ -37,7 +37,8 @@ def to_arviz(guide: Any, num_samples: int = 1000) -> Any:
     chains = [
         {site: fn.sample((num_samples,)).cpu().numpy() for site, fn in one.distributions().items()} for one in guides
     ]
-    if any(chain.keys() != chains[0].keys() for chain in chains):
+    shapes = [{site: draws.shape for site, draws in chain.items()} for chain in chains]
+    if any(other != shapes[0] for other in shapes):
         raise ValueError("guide: all guides must be of the same model, with the same sites, one chain each")
     posterior = {site: np.stack([chain[site] for chain in chains]) for site in chains[0]}
     if int(arviz.__version__.partition(".")[0]) >= 1:

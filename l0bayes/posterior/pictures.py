@@ -11,6 +11,13 @@ from matplotlib.figure import Figure
 _OPEN, _CLOSED, _SECOND = "#1b6ca8", "#c9ced6", "#d1495b"
 
 
+def _rows(table: pd.DataFrame, site: str) -> pd.DataFrame:
+    rows = table[table["site"] == site]
+    if rows.empty:
+        raise ValueError(f"site must be one of the table's, {sorted(table['site'].unique())}; got {site!r}")
+    return rows
+
+
 def plot_gate_probabilities(table: pd.DataFrame, site: str, ax: Axes | None = None) -> Axes:
     """P(z ≠ 0) of the gates of one site, sorted; open gates in colour.
 
@@ -22,8 +29,8 @@ def plot_gate_probabilities(table: pd.DataFrame, site: str, ax: Axes | None = No
     Returns:
         The axes drawn on.
     """
+    rows = _rows(table, site).sort_values("p_nonzero", ascending=False)
     ax = plt.subplots()[1] if ax is None else ax
-    rows = table[table["site"] == site].sort_values("p_nonzero", ascending=False)
     position = np.arange(len(rows))
     colours = np.where(rows["open"], _OPEN, _CLOSED)
     ax.bar(position, rows["p_nonzero"], width=1.0, color=list(colours))
@@ -48,8 +55,8 @@ def plot_gate_image(
     Returns:
         The axes drawn on.
     """
+    rows = _rows(table, site).sort_values("index")
     ax = plt.subplots()[1] if ax is None else ax
-    rows = table[table["site"] == site].sort_values("index")
     image = ax.imshow(rows["p_nonzero"].to_numpy().reshape(shape), cmap="viridis", vmin=0, vmax=1)
     y, x = np.nonzero(~rows["open"].to_numpy().reshape(shape))
     size = 200 / max(shape)
