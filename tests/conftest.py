@@ -1,5 +1,7 @@
 """What every test starts from: one seed, the default dtype, and reproducible hypothesis examples."""
 
+import signal
+
 import pyro
 import pytest
 import torch
@@ -14,5 +16,7 @@ def _same_start():
     pyro.clear_param_store()  # stock guides of one name would share what earlier tests left there
     pyro.set_rng_seed(20180430)  # torch, numpy and random
     dtype = torch.get_default_dtype()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a script's background job
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     torch.set_default_dtype(dtype)
