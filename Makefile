@@ -20,7 +20,7 @@ test: .venv/ready  ## the tests, in under ten minutes
 lint: .venv/ready  ## ruff, and mypy on the installed package, from outside the checkout
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build/types && $(BIN)/python -m pip install --quiet --no-deps --target build/types .
+	rm -rf build && $(BIN)/python -m pip install --quiet --no-deps --target build/types .
 	cd build && MYPYPATH=types ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p l0bayes
 
 format: .venv/ready
@@ -33,6 +33,7 @@ notebooks: .venv/ready  ## run every notebook from its text source
 benchmarks: .venv/ready  ## measure again what README reports
 	$(BIN)/python benchmarks/draws.py
 	$(BIN)/python benchmarks/step_overhead.py
+	$(BIN)/python benchmarks/demo.py
 
 clean:
 	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from l0bayes.checks import check_inputs
 from l0bayes.errors import DataError
-from l0bayes.models.likelihood import check_inputs
 
 
 class TensorBatches:

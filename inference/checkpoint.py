@@ -99,7 +99,9 @@ def save_checkpoint(
         "history": progress.history,
         "optimizer": {
             "class": type(optimizer).__qualname__,
-            "groups": optimizer_state["param_groups"],
+            "groups": [
+                {name: _plain(value) for name, value in group.items()} for group in optimizer_state["param_groups"]
+            ],
             "state": plain,
             "stateful": sum(any(isinstance(v, Tensor) for v in values.values()) for values in states.values()),
         },
@@ -174,8 +176,7 @@ def _check(
         raise ValueError("the optimizer has other parameter groups")
     for group, old in zip(optimizer.param_groups, stored["groups"], strict=True):
         for name, value in old.items():
-            now = list(group[name]) if isinstance(group[name], tuple) else group[name]  # JSON has no tuples
-            if name != "params" and now != value:
+            if name != "params" and (now := _plain(group[name])) != value:
                 raise ValueError(f"the optimizer's {name} was {value}, is {now}")
     steps = {index for index, _ in (name.split("/") for name, _ in _under(tensors, "optimizer"))}
     if stored["stateful"] != len(steps):
@@ -183,6 +184,13 @@ def _check(
     missing = set(random_state()) - {name for name, _ in _under(tensors, "random/now")} - set(_cuda(random_state()))
     if missing:
         raise ValueError(f"the random state lacks {', '.join(sorted(missing))}")
+
+
+def _plain(value: Any) -> Any:
+    """An option of an optimizer as JSON keeps it."""
+    if isinstance(value, Tensor):
+        return value.item()
+    return [_plain(part) for part in value] if isinstance(value, (tuple, list)) else value
 
 
 def _cuda(state: Mapping[str, Tensor]) -> list[str]:

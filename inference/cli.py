@@ -25,7 +25,7 @@ def main(args: Sequence[str] | None = None) -> int:
     job.add_argument("--config", action="config", help="a YAML file with the options below")
     job.add_class_arguments(TrainOptions)
     commands.add_subcommand("train", job)
-    parsed = parser.parse_args(None if args is None else list(args))
+    parsed = parser.parse_args([_underscored(arg) for arg in (sys.argv[1:] if args is None else args)])
     values = {name: value for name, value in vars(parsed.train).items() if name != "config"}
     try:
         summary = train(TrainOptions(**values))
@@ -37,6 +37,14 @@ def main(args: Sequence[str] | None = None) -> int:
         return 130
     print(summary_lines(summary, values["out"]))  # noqa: T201
     return 0
+
+
+def _underscored(arg: str) -> str:
+    """``--data-dir=x`` as ``--data_dir=x``: options may be spelled either way."""
+    if not arg.startswith("--"):
+        return arg
+    name, equals, value = arg[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceMeanField_ELBO
-from pyro.infer.util import torch_item
+from pyro.infer.trace_mean_field_elbo import _check_mean_field_requirement
+from pyro.infer.util import is_validation_enabled, torch_item
 from pyro.poutine import Trace
-from pyro.poutine.util import prune_subsample_sites
-from pyro.util import warn_if_nan
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
+from pyro.util import check_model_guide_match, check_site_shape, warn_if_nan
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -27,7 +28,8 @@ class ClosedFormKL_ELBO(TraceMeanField_ELBO):  # noqa: N801 (named as Pyro names
     :class:`~pyro.infer.ELBO`.
 
     Raises:
-        NotImplementedError: if a latent site has no registered KL, or the guide has auxiliary sites.
+        NotImplementedError: if a latent site has no registered KL or a guide that is not reparameterised, or the guide
+            has auxiliary sites.
     """
 
     def __init__(self, num_particles: int = 1, **options: Any) -> None:
@@ -37,23 +39,45 @@ class ClosedFormKL_ELBO(TraceMeanField_ELBO):  # noqa: N801 (named as Pyro names
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-        return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+        _check_sites(model_trace, guide_trace)
+        if is_validation_enabled():
+            check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
+        traces = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+        if is_validation_enabled():
+            _check_mean_field_requirement(*traces)
+        return traces
 
     def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[float, Tensor]:
-        elbo = _elbo(model_trace, guide_trace)
+        elbo = _elbo(model_trace, guide_trace, self.max_plate_nesting)
         return -torch_item(elbo), -elbo
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The negative ELBO in nats, averaged over particles; its gradient is the estimate to train with."""
         own: Any = self
         with parameters_unheard():  # autograd finds them; loss_and_grads, for SVI, needs them announced
-            elbos = [_elbo(*traces) for traces in own._get_traces(model, guide, args, kwargs)]  # noqa: SLF001
-        loss = -elbos[0] if len(elbos) == 1 else -torch.stack(elbos).mean()
+            traces = own._get_traces(model, guide, args, kwargs)  # noqa: SLF001 (typed nowhere)
+            elbos = [_elbo(of_model, of_guide, self.max_plate_nesting) for of_model, of_guide in traces]
+        loss: Tensor = -torch.stack(elbos).sum() / self.num_particles  # vectorised particles are one trace
         warn_if_nan(loss, "loss")
         return loss
 
 
-def _elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
+def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
+    latent = {n for n, s in model_trace.nodes.items() if s["type"] == "sample" and not s["is_observed"]}
+    drawn = {n for n, s in guide_trace.nodes.items() if s["type"] == "sample"}
+    plates = {n for n, s in {**model_trace.nodes, **guide_trace.nodes}.items() if site_is_subsample(s)}
+    if missing := sorted(latent - drawn - plates):
+        raise RuntimeError(
+            f"site {missing[0]!r} is latent in the model and missing in the guide; a HardConcreteGuide finds all sites "
+            "if it is constructed with args=(x, y)"
+        )
+    if extra := sorted(drawn - set(model_trace.nodes) - plates):
+        raise NotImplementedError(
+            f"the guide's sites {extra} are not in the model; auxiliary sites need TraceMeanField_ELBO"
+        )
+
+
+def _elbo(model_trace: Trace, guide_trace: Trace, max_plate_nesting: Any) -> Tensor:
     elbo = torch.zeros(())
     for name, site in model_trace.nodes.items():
         if site["type"] != "sample":
@@ -61,27 +85,33 @@ def _elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
         if site["is_observed"]:
             fn: Any = site["fn"]
             log_prob = fn.log_prob(site["value"], *site["args"], **site["kwargs"])
-            elbo = elbo + scale_and_mask(log_prob, site["scale"], site["mask"]).sum()
-        elif name in guide_trace.nodes:
-            elbo = elbo - _kl(name, site, guide_trace.nodes[name])
+            scaled: Tensor = scale_and_mask(log_prob, site["scale"], site["mask"])
+            if is_validation_enabled():
+                check_site_shape({**site, "log_prob": scaled}, max_plate_nesting)
+            elbo = elbo + scaled.sum()
         else:
-            raise RuntimeError(f"site {name!r} is latent in the model and missing in the guide")
-    extra = [n for n, s in guide_trace.nodes.items() if s["type"] == "sample" and n not in model_trace.nodes]
-    if extra:
-        raise NotImplementedError(
-            f"the guide's sites {extra} are not in the model; auxiliary sites need TraceMeanField_ELBO"
-        )
+            elbo = elbo - _kl(name, site, guide_trace.nodes[name])
     return elbo
 
 
 def _kl(name: str, model_site: Any, guide_site: Any) -> Tensor | float:
     """KL of one site, with the guide's scale and mask, as TraceMeanField_ELBO takes them."""
+    if not guide_site["fn"].has_rsample:
+        raise NotImplementedError(
+            f"site {name!r}: its guide, {type(guide_site['fn']).__name__}, is not reparameterised, and this ELBO has "
+            "no score-function term. Use a reparameterised guide, or Trace_ELBO for a model without gates"
+        )
     try:
         kl = kl_divergence(guide_site["fn"], model_site["fn"])
     except NotImplementedError as error:
         raise NotImplementedError(
-            f"site {name!r}: {error or 'no KL is registered'}. Use TraceMeanField_ELBO, which estimates a missing KL "
-            "of a continuous site by Monte Carlo, or register one with torch.distributions.register_kl"
+            f"site {name!r}: {str(error) or 'no KL is registered'}. Use TraceMeanField_ELBO, which estimates a missing "
+            "KL of a continuous site by Monte Carlo, or register one with torch.distributions.register_kl"
         ) from error
+    if isinstance(kl, Tensor) and kl.shape != guide_site["fn"].batch_shape:
+        raise ValueError(
+            f"site {name!r}: the KL has shape {tuple(kl.shape)}, the guide batch_shape "
+            f"{tuple(guide_site['fn'].batch_shape)}; use the same .to_event in model and guide"
+        )
     kl = scale_and_mask(kl, guide_site["scale"], guide_site["mask"])
-    return kl.sum() if isinstance(kl, Tensor) else kl
+    return kl.sum() if isinstance(kl, Tensor) else kl * guide_site["fn"].batch_shape.numel()

@@ -3,7 +3,8 @@
 import itertools
 import math
 import time
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from typing import Any
 import pandas as pd
 import pyro
 import torch
+from pyro import poutine
+from pyro.infer import ELBO
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from l0bayes.errors import DataError, DivergenceError
+from l0bayes.evaluating import evaluating
 from l0bayes.inference.checkpoint import (
     Progress,
     load_checkpoint,
@@ -26,7 +30,7 @@ from l0bayes.inference.checkpoint import (
 from l0bayes.inference.elbo import ClosedFormKL_ELBO
 from l0bayes.inference.interrupt import Interruption, deferred_interrupt
 from l0bayes.inference.parameter_groups import parameter_groups
-from l0bayes.inference.predict import evaluating, predict
+from l0bayes.inference.predict import predict
 from l0bayes.models.likelihood import Likelihood
 from l0bayes.posterior.cost import expected_l0
 from l0bayes.sparsify import SparseModule
@@ -59,6 +63,7 @@ def fit(
     gate_lr: float = 1e-2,
     weight_decay: float = 0.0,
     optimizer: torch.optim.Optimizer | None = None,
+    elbo: ELBO | None = None,
     num_particles: int = 1,
     validation_loader: Batches | None = None,
     checkpoint: str | Path | None = None,
@@ -77,7 +82,9 @@ def fit(
         gate_lr: learning rate of the gates.
         weight_decay: of the weights only.
         optimizer: a torch optimizer over all parameters of model and guide, instead of the last three.
-        num_particles: draws of the gates a step.
+        elbo: the ELBO; :class:`~l0bayes.inference.ClosedFormKL_ELBO` if ``None``. A model with sites that have no
+            closed-form KL needs ``TraceMeanField_ELBO``.
+        num_particles: draws of the gates a step, for the default ELBO.
         validation_loader: batches on which to report the error after each epoch.
         checkpoint: a file written after every epoch and on Ctrl-C. If it exists, the run goes on from there, as
             if it had never stopped.
@@ -97,13 +104,14 @@ def fit(
         raise ValueError(f"epochs must be at least 1; got {epochs}")
     if num_particles < 1:
         raise ValueError(f"num_particles must be at least 1; got {num_particles}")
+    _check_arguments(model, guide, train_loader)
     with pyro.get_param_store().scope(), deferred_interrupt() as interruption:
+        objective = (elbo or ClosedFormKL_ELBO(num_particles=num_particles))(model, guide)
         _see_first_batch(guide, train_loader)
-        elbo = ClosedFormKL_ELBO(num_particles=num_particles)(model, guide)
         if optimizer is None:
-            groups = parameter_groups(elbo, lr=lr, gate_lr=gate_lr, weight_decay=weight_decay)
+            groups = parameter_groups(objective, lr=lr, gate_lr=gate_lr, weight_decay=weight_decay)
             optimizer = torch.optim.Adam(groups, fused=True)
-        run = _Run(elbo, optimizer, None if checkpoint is None else Path(checkpoint), interruption)
+        run = _Run(objective, optimizer, None if checkpoint is None else Path(checkpoint), interruption)
         run.resume()
         bar = tqdm(total=epochs, initial=run.progress.epoch, unit="epoch", disable=not progress)
         with bar:
@@ -129,6 +137,7 @@ class _Run:
         self._elbo = elbo
         self._optimizer = optimizer
         self._interruption = interruption
+        self._checked = False
         self._modules = {name: elbo.get_submodule(name) for name in ("model", "guide")}
         self.checkpoint = checkpoint
         self.progress = Progress()
@@ -148,15 +157,26 @@ class _Run:
         batches = self._batches(loader)
         start = time.perf_counter() - done.sums.get("seconds", 0.0)
         for batch in batches:
+            if not self._checked:
+                _check_batch(self._elbo, batch)
+                self._checked = True
             loss = self._step(batch)
             done.step += 1
+            done.sums["rows"] = done.sums.get("rows", 0.0) + len(batch[0])
             done.sums["elbo"] = done.sums.get("elbo", 0.0) - loss
             done.sums["seconds"] = time.perf_counter() - start
             if self._interruption.requested:
                 self._stop()
         if done.step == 0:
-            raise DataError("train_loader is empty; give it at least one batch")
+            raise DataError(f"train_loader is empty: it gave no batch in epoch {done.epoch + 1}")
+        self._check_num_data(int(done.sums["rows"]))
         return {"elbo": done.sums["elbo"] / done.step, "seconds": done.sums["seconds"]}
+
+    def _check_num_data(self, rows: int) -> None:
+        """A wrong N would silently change what a code cost means; a dropped last batch does not matter."""
+        num_data = getattr(self._modules["model"], "num_data", rows)
+        if self.progress.epoch == 0 and not 0.1 * num_data <= rows <= num_data:
+            warnings.warn(f"model.num_data is {num_data}, and train_loader gave {rows} rows in an epoch", stacklevel=3)
 
     def _batches(self, loader: Batches) -> Iterable[tuple[Tensor, ...]]:
         done = self.progress
@@ -205,9 +225,23 @@ class _Run:
         raise KeyboardInterrupt(f"stopped after {self.progress.epoch} epochs and {self.progress.step} steps: {where}")
 
 
-def _see_first_batch(guide: AutoGuide, loader: Batches) -> None:
+def _check_arguments(model: Any, guide: Any, loader: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a module, such as Classifier or a PyroModule; got {type(model).__name__}")
+    if not hasattr(loader, "__iter__") or isinstance(loader, Iterator):
+        raise DataError(
+            f"train_loader must be something to iterate over once an epoch, such as TensorBatches or a list of "
+            f"batches; got {type(loader).__name__}"
+        )
+    if _is_gated(model) and not hasattr(guide, "gates"):
+        raise TypeError(
+            f"guide must be a HardConcreteGuide for a model with a sparse network; got {type(guide).__name__}"
+        )
+
+
+def _see_first_batch(guide: Any, loader: Batches) -> None:
     """Creates the parameters of a guide that needs data to know the model's sites."""
-    if any(True for _ in guide.parameters()) or guide.prototype_trace is not None:
+    if any(True for _ in guide.parameters()) or getattr(guide, "prototype_trace", guide) is not None:
         return
     state = random_state()
     batch = next(iter(loader), None)
@@ -218,10 +252,33 @@ def _see_first_batch(guide: AutoGuide, loader: Batches) -> None:
     set_random_state(state)
 
 
+def _check_batch(objective: Any, batch: Any) -> None:
+    """Runs model and guide once, to find what could never be trained; nothing is changed by it."""
+    if not isinstance(batch, (tuple, list)):
+        raise DataError(f"train_loader must give tuples of the model's arguments; got a {type(batch).__name__}")
+    state = random_state()
+    with evaluating(objective), poutine.trace(param_only=True) as capture:
+        trace = poutine.trace(objective.guide).get_trace(*batch)
+        poutine.replay(objective.model, trace=trace)(*batch)
+    set_random_state(state)
+    known = {id(parameter) for parameter in objective.parameters()}
+    for name, site in capture.trace.nodes.items():
+        value: Any = site["value"]
+        if id(value.unconstrained()) not in known:
+            raise ValueError(
+                f"model: parameter {name!r} belongs to Pyro's global store and not to model or guide, so fit cannot "
+                "train it. Make it a PyroParam or nn.Parameter of the module, or train with SVI"
+            )
+
+
+def _is_gated(model: nn.Module) -> bool:
+    return any(isinstance(module, SparseModule) for module in model.modules())
+
+
 @torch.no_grad()
 def _measure(model: nn.Module, guide: Any, validation_loader: Batches | None) -> dict[str, float]:
     row = {}
-    if any(isinstance(module, SparseModule) for module in model.modules()):
+    if _is_gated(model):
         row["expected_l0"] = expected_l0(model, guide)
         row["open_gates"] = float(sum(int((z != 0).sum()) for z in guide.point().values()))
     if validation_loader is not None and isinstance(model, Likelihood):
@@ -230,7 +287,7 @@ def _measure(model: nn.Module, guide: Any, validation_loader: Batches | None) ->
 
 
 def evaluate(model: Likelihood, guide: Any, loader: Batches) -> float:
-    """Mean error of the network at the test-time gates.
+    """Mean error of the network at the test-time gates; of one without gates, at the guide's medians.
 
     Args:
         model: a network with its likelihood.
@@ -244,15 +301,17 @@ def evaluate(model: Likelihood, guide: Any, loader: Batches) -> float:
         DataError: if the loader is empty.
     """
     total, rows = 0.0, 0
-    gated = any(isinstance(module, SparseModule) for module in model.modules())
     for x, y in loader:
-        if gated:
-            output = predict(model, guide, x)
-        else:
-            with evaluating(model):
-                output = model.child("net")(x)
+        output = predict(model, guide, x) if _is_gated(model) else _output_at_median(model, guide, x)
         total += float(model.error(output, y).sum())
         rows += len(x)
     if rows == 0:
         raise DataError("loader is empty; give it at least one batch")
     return total / rows
+
+
+def _output_at_median(model: Likelihood, guide: Any, x: Tensor) -> Tensor:
+    with evaluating(model):
+        median = guide.median() if any(True for _ in guide.parameters()) else {}
+        output: Tensor = poutine.condition(model.child("net"), data=median)(x)
+    return output

@@ -12,8 +12,6 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_feasible
-from pyro.infer.autoguide.utils import deep_setattr
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from l0bayes.distributions import GatePrior, HardConcrete
@@ -55,7 +53,7 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
     Other continuous sites get a plain ``Normal`` (``loc.<site>``, ``log_scale.<site>``; pushed through
     ``biject_to(support)`` where the support is constrained), so that analytic KLs apply.
 
-    Parameters exist from the start if the model can be traced without data: it has ``sample_latents``, takes no
+    Parameters exist from the start if the model can be traced without data: it offers ``sample_latents()``, takes no
     arguments, or ``args`` are given. Otherwise the first call creates them, as in Pyro; ``load_state_dict`` works
     before that.
 
@@ -102,35 +100,30 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         self._stretch = (float(beta), float(gamma), float(zeta))
         self._init_open = dict(init_open) if isinstance(init_open, Mapping) else {"*": init_open}
         for pattern, share in self._init_open.items():
-            if not 0 < share < 1:
-                raise ValueError(f"init_open must be in (0, 1); got {share} for pattern {pattern!r}")
+            if not isinstance(share, (int, float)) or not 0 < share < 1:
+                raise ValueError(f"init_open must be in (0, 1); got {share!r} for pattern {pattern!r}")
         self._others = others
         self._init_scale = init_scale
         self._init_loc_fn = init_loc_fn
         self._sites: dict[str, _Site] | None = None
         for kind in _KINDS:
-            setattr(self, kind, PyroModule())
+            setattr(self, kind, nn.Module())
         self.claim_parameters()
         self._setup_if_possible(args, dict(kwargs or {}))
 
     # -- set-up ---------------------------------------------------------------------------------------------
 
     def _setup_if_possible(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if not args and not kwargs and hasattr(self.model, "sample_latents"):
-            self._setup_prototype()
-            return
-        try:
-            model = inspect.unwrap(self.model)
-            inspect.signature(getattr(model, "forward", model)).bind(*args, **kwargs)
-        except TypeError:
-            if args or kwargs:
-                raise
-            return  # the model needs data; the first call brings it
-        self._setup_prototype(*args, **kwargs)
+        model = inspect.unwrap(self.model)
+        known = getattr(self.model, "sample_latents", None) is not None
+        # Arguments with defaults are usually data all the same: wait for the first call.
+        without = not inspect.signature(getattr(model, "forward", model)).parameters
+        if args or kwargs or known or without:
+            self._setup_prototype(*args, **kwargs)
 
     def _initial_value(self, site: dict[str, Any]) -> Tensor:
         if _is_gate(site["fn"]):
-            return torch.ones(site["fn"].shape(), device=_device(site["fn"]))
+            return _reference(site["fn"]).new_ones(site["fn"].shape())
         if site["fn"].support.is_discrete:
             raise StructureError(
                 f"site {site['name']!r} is discrete ({type(_unwrap(site['fn'])).__name__}); HardConcreteGuide covers "
@@ -185,7 +178,7 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
 
     def _check_names(self, sites: Mapping[str, _Site]) -> None:
         for name in sites:
-            if any(hasattr(PyroModule(), part) or part == "training" for part in name.split(".")):
+            if any(hasattr(nn.Module(), part) for part in name.split(".")):
                 raise StructureError(f"site name {name!r}: a part of it is an attribute of torch modules; rename it")
             for other in sites:
                 if other.startswith(name + "."):
@@ -198,7 +191,7 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
     def _add_parameter(self, kind: str, name: str, value: Tensor) -> None:
         existing = dict(self.child(kind).named_parameters()).get(name)
         if existing is None:
-            deep_setattr(self.child(kind), name, nn.Parameter(value.clone()))
+            _register(self.child(kind), name, nn.Parameter(value.clone()))
         elif existing.shape != value.shape:
             raise StructureError(
                 f"parameter {kind}.{name} has shape {tuple(existing.shape)}, and the model's site has shape "
@@ -214,6 +207,8 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self) -> dict[str, Any]:
+        for parameter in self.parameters():
+            parameter.__dict__.pop("unconstrained", None)  # a weak reference of Pyro's, which cannot be pickled
         # AutoGuide's own would take the model away from the original.
         return self.__dict__ | {"_model": (None,), "master": None}
 
@@ -304,6 +299,16 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         return {name: values[0] for name, values in self.quantiles([0.5], *args, **kwargs).items()}
 
 
+def _register(module: nn.Module, path: str, parameter: nn.Parameter) -> None:
+    """Puts a parameter at a dotted path, without the Pyro statements that setting an attribute may make."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        if parent not in dict(module.named_children()):
+            module.add_module(parent, nn.Module())
+        module = module.get_submodule(parent)
+    module.register_parameter(name, parameter)
+
+
 def _full_size(site: _Site, value: Tensor) -> Tensor:
     """The value repeated to the full size of the site's subsampled plates: a parameter for each of their members."""
     for frame in site.frames:
@@ -314,8 +319,8 @@ def _full_size(site: _Site, value: Tensor) -> Tensor:
     return value
 
 
-def _device(fn: Any) -> torch.device | None:
-    """The device a distribution draws on."""
+def _reference(fn: Any) -> Tensor:
+    """A tensor of the dtype and on the device that a gate's prior draws in."""
     fn = _unwrap(fn)
-    values = (getattr(fn, name, None) for name in fn.arg_constraints)
-    return next((value.device for value in values if isinstance(value, Tensor)), None)
+    tensor: Tensor = getattr(fn, next(iter(fn.arg_constraints)))
+    return tensor

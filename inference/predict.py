@@ -1,29 +1,16 @@
 """Predictions of a trained network: at the test-time gates, or over posterior draws of subnetworks."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from l0bayes.models.likelihood import check_inputs
+from l0bayes.checks import check_inputs
+from l0bayes.evaluating import evaluating
 from l0bayes.sparsify import find_sparse
 
 Gates = Literal["point", "sample"]
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without gradients; every submodule's own mode comes back afterwards."""
-    modes = {child: child.training for child in module.modules()}
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for child, mode in modes.items():
-            child.training = mode
 
 
 def predict(

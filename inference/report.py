@@ -18,11 +18,7 @@ def write_report(out: Path, table: pd.DataFrame, history: pd.DataFrame, image_sh
         history: of the run.
         image_shape: height and width of the images whose pixels are gated.
     """
-    import matplotlib as mpl  # noqa: PLC0415 (heavy, and l0bayes.inference must do without)
-
-    backend = mpl.get_backend()
-    mpl.use("agg")
-    from l0bayes.posterior import pictures  # noqa: PLC0415 (matplotlib again)
+    from l0bayes.posterior import pictures  # noqa: PLC0415 (matplotlib is heavy)
 
     write_bytes(out / "gates.csv", table.to_csv(index=False).encode())
     write_bytes(out / "history.csv", history.to_csv(index=False).encode())
@@ -31,15 +27,11 @@ def write_report(out: Path, table: pd.DataFrame, history: pd.DataFrame, image_sh
     image_site = next((str(site) for site, size in sizes.items() if size == pixels), None)
     _write_figure(out / "gates.png", pictures.gates_figure(table, image_site, image_shape))
     _write_figure(out / "training.png", pictures.training_figure(history))
-    mpl.use(backend)
 
 
 def _write_figure(path: Path, figure: Any) -> None:
-    from matplotlib.pyplot import close  # noqa: PLC0415 (heavy)
-
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
-    close(figure)
     write_bytes(path, buffer.getvalue())
 
 

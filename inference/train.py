@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from l0bayes.errors import FileFormatError
+from l0bayes.evaluating import evaluating
 from l0bayes.inference.batches import TensorBatches
 from l0bayes.inference.data import DataName, ImageData, Split, load_data
 from l0bayes.inference.files import write_bytes
 from l0bayes.inference.fit import evaluate, fit
 from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
-from l0bayes.inference.predict import evaluating
 from l0bayes.inference.report import write_report
 from l0bayes.inference.storage import save
 from l0bayes.inference.timing import interleaved
@@ -158,7 +158,9 @@ class _Job:
         """Trains, resuming where a checkpoint is; the last test error, and the history."""
         o, data = self._options, self._data
         torch.manual_seed(o.seed)
-        print(f"training the {name} network: {layer_sizes(model)}, {o.epochs} epochs", flush=True)  # noqa: T201
+        checkpoint = self._out / f"{name}.checkpoint"
+        goes_on = f", going on from {checkpoint}" if checkpoint.exists() else ""
+        print(f"training the {name} network: {layer_sizes(model)}, {o.epochs} epochs{goes_on}", flush=True)  # noqa: T201
         result = fit(
             model,
             guide,
@@ -167,7 +169,7 @@ class _Job:
             lr=o.lr,
             gate_lr=o.gate_lr,
             validation_loader=self._batches(data.validation),
-            checkpoint=self._out / f"{name}.checkpoint",
+            checkpoint=checkpoint,
             progress=o.progress,
         )
         return evaluate(model, guide, self._batches(data.test)), result.history

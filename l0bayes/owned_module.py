@@ -2,7 +2,7 @@
 
 Pyro's parameter store is global and keyed by name, and modules of the same name share what it holds: a second
 guide made in the same process silently starts from, or never updates, the first one's values. Modules here get
-a name of their own each, so that nothing is shared, whatever ``pyro.settings`` says about
+a prefix of their own each, so that nothing is shared, whatever ``pyro.settings`` says about
 ``module_local_params``, and the caller's settings stay as they are.
 """
 
@@ -40,23 +40,21 @@ def parameters_unheard() -> Iterator[None]:
 class OwnedModule(PyroModule):
     """A :class:`~pyro.nn.PyroModule` that shares no parameter through Pyro's global store.
 
+    The module is the truth: save and load its ``state_dict``, not the store, whose names change from process to
+    process. Names of sample sites are Pyro's ordinary ones. ``pyro.clear_param_store()`` frees what SVI left there.
+
     Subclasses call :meth:`claim_parameters` at the end of ``__init__``, reach their submodules and parameters by
     :meth:`child` and :meth:`parameter`, and announce them with :meth:`announce`. Copies and
     unpickled modules claim theirs by themselves.
     """
 
     def claim_parameters(self) -> None:
-        """Gives this module, and the Pyro modules in it, a root name that no other module has."""
-        context = type(self._pyro_context)()
-        root = f"{type(self).__name__}_{next(_count)}"
-        for path, module in self.named_modules():
-            if isinstance(module, PyroModule):
-                module._pyro_name = f"{root}.{path}" if path else root  # noqa: SLF001 (no public setter)
-                module._pyro_context = context  # noqa: SLF001
+        """Gives the parameters of this module a prefix in Pyro's store that no other module has."""
+        for module in self.modules():
+            if isinstance(module, OwnedModule):
+                module.__dict__["_prefix"] = f"{type(module).__name__}_{next(_count)}"
 
-    def _pyro_set_supermodule(self, name: str, context: Any) -> None:  # noqa: ARG002 (Pyro calls it)
-        # A root name given by a parent could be shared with another parent's child: keep our own.
-        super()._pyro_set_supermodule(self._pyro_name, context)
+    _prefix: str
 
     def child(self, name: str) -> nn.Module:
         """A submodule, without the Pyro statements that reading it as an attribute would make."""
@@ -82,7 +80,7 @@ class OwnedModule(PyroModule):
             return
         for path, parameter in self.child(name).named_parameters():
             if parameter.requires_grad:
-                _announce(f"{self._pyro_name}.{name}.{path}", parameter)
+                _announce(f"{self._prefix}.{name}.{path}", parameter)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         parent: Any = super()

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from types import NoneType
 from typing import Any, Self
 
 import pyro
@@ -9,12 +10,13 @@ import torch
 from pyro.nn import pyro_method
 from torch import Tensor, nn
 
+from l0bayes.checks import check_inputs
 from l0bayes.distributions import L0Prior, SpikeAndSlabPrior
 from l0bayes.distributions.gate_prior import GatePrior
 from l0bayes.distributions.l0_prior import check_code_cost
-from l0bayes.errors import StructureError
+from l0bayes.errors import DataError, StructureError
 from l0bayes.owned_module import OwnedModule
-from l0bayes.structure import GateGroup, Structure, find_structure, masked_forward, match_layers
+from l0bayes.structure import GateGroup, Structure, as_arguments, find_structure, masked_forward, match_layers
 from l0bayes.subnetwork import Selector, compact_network, run_subnetwork
 
 # On a 784-300-100-10 network at batch 100 taking slices out pays below about this share (benchmarks/step_overhead.py).
@@ -32,14 +34,22 @@ class SparseModule(OwnedModule):
         net: the network; its own parameters are trained, in place.
         structure: its gate groups.
         priors: group name to a prior of ``batch_shape`` ``(size,)``.
+        example_shapes: shapes of the example inputs without their rows, for the error message if others fail.
 
     Attributes:
         net: the network.
         structure: the gate groups, and the layers left dense with reasons; ``print(sparse.structure)``.
     """
 
-    def __init__(self, net: nn.Module, structure: Structure, priors: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        structure: Structure,
+        priors: Mapping[str, Any],
+        example_shapes: tuple[torch.Size, ...] = (),
+    ) -> None:
         super().__init__()
+        self._example_shapes = example_shapes
         self.net = net
         self.structure = structure
         self._select = Selector(structure.groups, _NARROW_BELOW)
@@ -97,11 +107,25 @@ class SparseModule(OwnedModule):
                 )
         self.announce("net")
         net = self.child("net")
-        return run_subnetwork(net, self._select(net.get_parameter, gates), *args, **kwargs)
+        selection = self._select(net.get_parameter, gates)
+        try:
+            return run_subnetwork(net, selection, *args, **kwargs)
+        except RuntimeError as error:
+            shapes = tuple(value.shape[1:] for value in args if isinstance(value, Tensor))
+            if not self._example_shapes or shapes == self._example_shapes:
+                raise
+            raise DataError(
+                f"x: {type(net).__name__} does not run on rows of shape {_shown(shapes)} ({error}); the example input "
+                f"had rows of shape {_shown(self._example_shapes)}"
+            ) from error
 
     def extra_repr(self) -> str:
         """The table of gate groups."""
         return str(self.structure)
+
+
+def _shown(shapes: tuple[torch.Size, ...]) -> str:
+    return ", ".join(str(tuple(shape)) for shape in shapes)
 
 
 def sparsify(
@@ -115,7 +139,7 @@ def sparsify(
     """Puts gates on a network: spike-and-slab features whose code cost is paid per parameter.
 
     Each gate pays ``code_cost`` times the number of parameters that read its feature (the paper's accounting,
-    |g| in eq. 9 and §3: an input pixel of a 784-300-100 network pays for its 300 weights).
+    |g| in §2.4: an input pixel of a 784-300-100 network pays for its 300 weights).
 
     Args:
         net: an ordinary network; its parameters stay its own and are trained in place.
@@ -141,10 +165,18 @@ def sparsify(
     settings = {
         layer: _settings(layer, value, code_cost, inclusion) for layer, value in match_layers(net, gates).items()
     }
-    structure = find_structure(net, example_input, {layer: s["gates"] for layer, s in settings.items()})
-    _check(net, structure, example_input)
+    inputs = as_arguments(example_input)
+    try:
+        for value in inputs:
+            if isinstance(value, Tensor):
+                check_inputs(value, "example_input")
+    except DataError as error:
+        raise StructureError(str(error)) from error
+    structure = find_structure(net, inputs, {layer: s["gates"] for layer, s in settings.items()})
+    _refuse_dense(structure, gates)
+    _check(net, structure, inputs)
     priors = {group.name: _prior(group, settings[group.layer], net) for group in structure.groups}
-    return SparseModule(net, structure, priors)
+    return SparseModule(net, structure, priors, tuple(v.shape[1:] for v in inputs if isinstance(v, Tensor)))
 
 
 def _settings(layer: str, value: Any, code_cost: float, inclusion: float | None) -> dict[str, Any]:
@@ -156,8 +188,19 @@ def _settings(layer: str, value: Any, code_cost: float, inclusion: float | None)
             f"{sorted(options)}"
         )
     settings: dict[str, Any] = {"code_cost": code_cost, "inclusion": inclusion} | options
+    for name in ("code_cost", "inclusion"):
+        value = settings[name]
+        if not isinstance(value, (int, float, NoneType)) or (name == "code_cost" and value is None):
+            raise ValueError(f"{name} must be a number; got {value!r} for layer {layer!r}")
     check_code_cost(torch.as_tensor(float(settings["code_cost"])))  # here, where it is still per parameter
     return settings
+
+
+def _refuse_dense(structure: Structure, gates: str | Mapping[str, Any]) -> None:
+    """A layer asked for by its own name must not stay dense unseen; one that a pattern swept up may."""
+    for layer, reason in structure.dense.items():
+        if not isinstance(gates, str) and layer in gates:
+            raise StructureError(f"gates: layer {layer!r} cannot be gated as asked: {reason}")
 
 
 def _prior(group: GateGroup, settings: Mapping[str, Any], net: nn.Module) -> GatePrior:
@@ -170,22 +213,24 @@ def _prior(group: GateGroup, settings: Mapping[str, Any], net: nn.Module) -> Gat
 
 
 @torch.no_grad()
-def _check(net: nn.Module, structure: Structure, example_input: Any) -> None:
+def _check(net: nn.Module, structure: Structure, inputs: tuple[Any, ...]) -> None:
     """Refuses a structure whose subnetwork differs from the masked network on the example input."""
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    device = next(net.parameters()).device
     gates = {}
     for group in structure.groups:
-        positions = torch.arange(group.size, device=next(net.parameters()).device)
-        gates[group.name] = torch.where(positions % 3 == 0, 0.0, 0.25 + 0.5 * (positions % 2))
-    trial = copy.deepcopy(net).eval()
-    with torch.random.fork_rng():
-        for parameter in trial.parameters():
-            # A layer that starts at zero would hide a difference.
-            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 1.0)
+        positions = torch.arange(group.size, device=device)
+        gates[group.name] = torch.where(positions % 3 == 0, 0.0, 0.25 + 0.5 * (positions % 2)).double()
+    trial = copy.deepcopy(net).eval().double()
+    generator = torch.Generator(device).manual_seed(0)
+    for parameter in trial.parameters():
+        # A layer that starts at zero would hide a difference.
+        scale = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 1.0
+        parameter.copy_(scale * torch.randn(parameter.shape, generator=generator, device=device))
+    wide = [v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for v in inputs]
     try:
-        masked = masked_forward(trial, structure.groups, gates, *inputs)
-        selected = run_subnetwork(trial, Selector(structure.groups)(trial.get_parameter, gates), *inputs)
-        torch.testing.assert_close(selected, masked, rtol=1e-3, atol=1e-4)
+        masked = masked_forward(trial, structure.groups, gates, *wide)
+        selected = run_subnetwork(trial, Selector(structure.groups)(trial.get_parameter, gates), *wide)
+        torch.testing.assert_close(selected, masked, rtol=1e-6, atol=1e-8)
     except Exception as error:
         raise StructureError(
             f"{type(net).__name__} gives different outputs with closed features masked and removed ({error}): it "

@@ -121,7 +121,7 @@ def find_structure(net: nn.Module, example_input: Any, words: Mapping[str, str])
 
     Args:
         net: the network; it is copied, never touched.
-        example_input: an input, or a tuple of inputs, that ``net`` accepts.
+        example_input: an input, or a tuple of inputs, that ``net`` accepts, with a batch dimension.
         words: layer name to ``"input"`` (gates on the features that enter the layer) or ``"unit"`` (gates on
             the features that leave it).
 
@@ -131,8 +131,7 @@ def find_structure(net: nn.Module, example_input: Any, words: Mapping[str, str])
     Raises:
         StructureError: if the network does not run on the input, or nothing can be gated.
     """
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    graph = _Graph(net, inputs)
+    graph = _Graph(net, as_arguments(example_input))
     groups: list[GateGroup] = []
     dense: dict[str, str] = {}
     for layer, word in words.items():
@@ -183,6 +182,8 @@ class _Graph:
         assert isinstance(layer, nn.Linear)  # noqa: S101 (match_layers admits no other)
         if layer not in self._graph.module2node:
             return "the network does not call it"
+        if "index" in dict(layer.named_buffers(recurse=False)):
+            return "it already reads a selection of its inputs"
         return layer if _owns_weight(layer) else "its weight is not a parameter of its own"
 
     def _members(self, layer: nn.Linear, *, outputs: bool) -> Iterator[tuple[nn.Module, bool, bool]]:
@@ -269,6 +270,11 @@ class _Graph:
 def _owns_weight(layer: nn.Linear) -> bool:
     """Whether the weight is a plain parameter, not one that weight norm or a parametrization makes."""
     return any(name == "weight" for name, _ in layer.named_parameters(recurse=False))
+
+
+def as_arguments(example_input: Any) -> tuple[Any, ...]:
+    """An example input as the arguments of the network: one, or those of a tuple."""
+    return example_input if isinstance(example_input, tuple) else (example_input,)
 
 
 def join_name(layer: str, name: str) -> str:

@@ -40,10 +40,14 @@ class Selector:
         narrow_below: share of open gates below which a group's slices are taken out. Above it copying the slices
             costs more than it saves, and the closed gates' zeros stay in the products; the result is the same.
             1 always takes them out.
+        whole: names of groups that are never taken out.
     """
 
-    def __init__(self, groups: Sequence[GateGroup], narrow_below: float = 1.0) -> None:
+    def __init__(
+        self, groups: Sequence[GateGroup], narrow_below: float = 1.0, whole: frozenset[str] = frozenset()
+    ) -> None:
         self._groups = tuple(groups)
+        self._whole = whole
         self._narrow_below = narrow_below
         self._cuts: dict[str, list[tuple[str, int, bool]]] = {}
         for group in self._groups:
@@ -60,7 +64,9 @@ class Selector:
         Returns:
             The selection, differentiable in parameters and gates.
         """
-        kept = {group.name: self._kept(gates[group.name]) for group in self._groups}
+        kept = {
+            group.name: None if group.name in self._whole else self._kept(gates[group.name]) for group in self._groups
+        }
         values = {
             name: gates[name] if keep is None else gates[name].index_select(0, keep) for name, keep in kept.items()
         }
@@ -139,8 +145,9 @@ class SelectLinear(nn.Linear):
     @classmethod
     def like(cls, layer: nn.Linear) -> Self:
         """The same layer, reading all its features; it shares the parameters."""
-        new = cls(layer.in_features, layer.out_features, bias=layer.bias is not None, device=layer.weight.device)
+        new = cls(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
         new.weight, new.bias = layer.weight, layer.bias
+        new.index = torch.arange(layer.in_features, device=layer.weight.device)
         return new.train(layer.training)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name nn.Linear gives it)
@@ -160,7 +167,9 @@ def compact_network(net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[
     Returns:
         A module of the user's own class, at reduced size, in the training mode of ``net``.
     """
-    selection = Selector(groups)(net.get_parameter, gates)
+    # Only a plain linear layer can be made to select its inputs; a subclass keeps the zero columns.
+    whole = {g.name for g in groups if g.selects is not None and type(net.get_submodule(g.selects)) is not nn.Linear}
+    selection = Selector(groups, whole=frozenset(whole))(net.get_parameter, gates)
     tensors = dict(selection.tensors)
     tensors |= {join_name(layer, "index"): keep for layer, keep in selection.features.items()}
     small = resize(copy.deepcopy(net), {name: tensor.shape for name, tensor in tensors.items()})

@@ -1,13 +1,16 @@
 """Likelihoods: a network, the number of data it is trained on, and what is observed."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from l0bayes.checks import check_inputs
 from l0bayes.errors import DataError
 from l0bayes.owned_module import OwnedModule
 
@@ -28,17 +31,25 @@ class Likelihood(OwnedModule):
 
     def __init__(self, net: nn.Module, num_data: int) -> None:
         super().__init__()
-        if not num_data >= 1:
-            raise ValueError(f"num_data must be the number of training data, at least 1; got {num_data}")
+        if not num_data >= 1 or num_data != int(num_data):
+            raise ValueError(f"num_data must be the number of training data, an integer of at least 1; got {num_data}")
         self.net = net
         self.num_data = num_data
         self.claim_parameters()
 
-    def sample_latents(self) -> dict[str, Tensor]:
-        """Draws the network's latent sites without running it, so that a guide can be set up without data."""
-        sample = getattr(self.child("net"), "sample_latents", None)
-        latents: dict[str, Tensor] = {} if sample is None else sample()
-        return latents
+    @property
+    def sample_latents(self) -> Callable[[], dict[str, Tensor]] | None:
+        """Draws all latent sites without running the network, so that a guide can be set up without data.
+
+        ``None`` where that cannot be known: a subclass with a ``forward`` of its own, or a network with other Pyro
+        modules than a sparse one in it.
+        """
+        net = self.child("net")
+        if type(self).forward is not Likelihood.forward:
+            return None
+        sample: Callable[[], dict[str, Tensor]] | None = getattr(net, "sample_latents", None)
+        plain = not any(isinstance(module, PyroModule) for module in net.modules())
+        return dict if sample is None and plain else sample
 
     def observation(self, output: Tensor) -> dist.TorchDistribution:
         """The distribution of one target for each row of the network's output."""
@@ -80,20 +91,9 @@ class Likelihood(OwnedModule):
         return targets
 
 
-def check_inputs(x: Any) -> None:
-    """Raises :class:`~l0bayes.errors.DataError` unless ``x`` is a batch of finite numbers."""
-    if not isinstance(x, Tensor) or x.dim() == 0 or len(x) == 0:
-        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise DataError(f"x must be a tensor with at least one row; got {shape}")
-    # One reduction tells in the common case; the sum of finite numbers may overflow, so look closer then.
-    if x.is_floating_point() and not torch.isfinite(x.detach().sum()):
-        wrong = ~torch.isfinite(x)
-        if wrong.any():
-            where = tuple(wrong.nonzero()[0].tolist())
-            raise DataError(
-                f"x must be finite; {int(wrong.sum())} values are NaN or infinite, the first, {x[where].item()}, at "
-                f"{where}. Remove those rows or impute them"
-            )
+def _widen(output: Tensor) -> Tensor:
+    """At least float32: under autocast a sum over the data in bfloat16 would lose two digits."""
+    return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
 def _check_tensor(y: Any) -> None:
@@ -111,7 +111,7 @@ class Classifier(Likelihood):
 
     def observation(self, output: Tensor) -> dist.TorchDistribution:
         """Categorical with the outputs as logits."""
-        return dist.Categorical(logits=output, validate_args=False)
+        return dist.Categorical(logits=_widen(output), validate_args=False)
 
     def check_target(self, output: Tensor, target: Tensor) -> None:
         """Raises :class:`~l0bayes.errors.DataError` unless targets are class numbers, one a row."""
@@ -133,7 +133,7 @@ class Classifier(Likelihood):
 
     def error(self, output: Tensor, target: Tensor) -> Tensor:
         """1 for each row whose most probable class is wrong, else 0."""
-        return (output.argmax(-1) != target).to(output.dtype)
+        return (output.argmax(-1) != target).float()
 
 
 class Regressor(Likelihood):
@@ -156,7 +156,7 @@ class Regressor(Likelihood):
 
     def observation(self, output: Tensor) -> dist.TorchDistribution:
         """Normal about the outputs, independent over targets."""
-        normal = dist.Normal(output, self.noise_scale, validate_args=False)
+        normal = dist.Normal(_widen(output), self.noise_scale, validate_args=False)
         independent: dist.TorchDistribution = normal.to_event(output.dim() - 1)
         return independent
 
@@ -173,4 +173,4 @@ class Regressor(Likelihood):
 
     def error(self, output: Tensor, target: Tensor) -> Tensor:
         """Squared error of each row, averaged over its targets."""
-        return (output - target).square().reshape(len(output), -1).mean(-1)
+        return (_widen(output) - target).square().reshape(len(output), -1).mean(-1)

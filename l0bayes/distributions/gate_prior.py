@@ -15,7 +15,10 @@ class GatePrior(TorchDistribution):
     """A prior on whether a gate is open, z ≠ 0; it does not say how far.
 
     Draws are exactly 0 or 1. ``log_prob`` is the log-probability of the event ``z = 0`` or ``z ≠ 0``, whichever
-    ``value`` in [0, 1] belongs to: a density with respect to counting measure on the two events. Subclasses
+    ``value`` in [0, 1] belongs to: a density with respect to counting measure on the two events, not with respect to
+    the measure of :class:`~l0bayes.distributions.HardConcrete`. So the difference of the two log-densities is no KL,
+    and importance weights made of them (``Importance``, ``ReweightedWakeSleep``, the value of ``Trace_ELBO``) belong to
+    another prior, one that is flat over open gates; use a ``HardConcrete`` prior there. Subclasses
     give the log-odds and, through :mod:`l0bayes.distributions.kl`, an exact KL from
     :class:`~l0bayes.distributions.HardConcrete`.
     """

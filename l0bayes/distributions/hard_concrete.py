@@ -1,5 +1,6 @@
 """The hard concrete distribution (Louizos, Welling & Kingma, ICLR 2018, arXiv 1712.01312, §2.2)."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import ClassVar, Literal, Self, get_args
@@ -41,8 +42,8 @@ class HardConcrete(TorchDistribution):
 
     A gradient through the *value* given to :meth:`log_prob` raises
     :class:`~l0bayes.errors.PathwiseGradientError`: it would be biased (see
-    :mod:`l0bayes.distributions.score_only`). Computations run in float32 at least; results have the dtype of
-    ``log_alpha``.
+    :mod:`l0bayes.distributions.score_only`). Computations run in float32 at least; results have the dtype that
+    the tensors among the arguments promote to.
 
     Args:
         log_alpha: location, any real. Shape broadcasts with the others to ``batch_shape``.
@@ -84,6 +85,8 @@ class HardConcrete(TorchDistribution):
         tensors = [value for value in (beta, gamma, zeta) if isinstance(value, Tensor)]
         if tensors:
             shape = torch.broadcast_shapes(shape, *(tensor.shape for tensor in tensors))
+            dtypes = [tensor.dtype for tensor in tensors if tensor.is_floating_point()]
+            log_alpha = log_alpha.to(functools.reduce(torch.promote_types, dtypes, log_alpha.dtype))
         self.log_alpha = log_alpha.expand(shape) if tensors else log_alpha
         validate = self._validate_args if validate_args is None else validate_args
         if validate:
@@ -99,6 +102,14 @@ class HardConcrete(TorchDistribution):
         _require("beta", self._beta, lambda v: v > 0, "be > 0; the paper uses 2/3")
         _require("gamma", self._gamma, lambda v: v < 0, "be < 0, so that 0 has an atom; the paper uses -0.1")
         _require("zeta", self._zeta, lambda v: v > 1, "be > 1, so that 1 has an atom; the paper uses 1.1")
+
+    def __repr__(self) -> str:
+        given = {"log_alpha": self.log_alpha, "beta": self._beta, "gamma": self._gamma, "zeta": self._zeta}
+        shown = (
+            f"{name}: {tuple(value.shape) if isinstance(value, Tensor) and value.numel() != 1 else f'{float(value):g}'}"
+            for name, value in given.items()
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def _as_tensor(self, value: Number) -> Tensor:
         return torch.as_tensor(value, dtype=self.log_alpha.dtype, device=self.log_alpha.device).expand(
@@ -162,7 +173,7 @@ class HardConcrete(TorchDistribution):
         stretched = torch.sigmoid((logistic + log_alpha) / beta) * (zeta - gamma) + gamma
         return self._cast(stretched.clamp(0, 1))
 
-    def log_density(self, value: Tensor) -> Tensor:
+    def _log_density(self, value: Tensor) -> Tensor:
         """``log_prob`` without validation and guard, differentiable also in ``value`` between 0 and 1 (nats)."""
         _, beta, gamma, zeta = self._parameters()
         logit = self._logit_cdf(value)
@@ -184,7 +195,7 @@ class HardConcrete(TorchDistribution):
             A tensor of shape ``batch_shape``, differentiable in the parameters and in ``f``.
         """
         nodes, weights = rule
-        mass = self.log_density(nodes).exp() * weights
+        mass = self._log_density(nodes).exp() * weights
         return (
             torch.sigmoid(-self.logit_nonzero) * at_zero
             + torch.sigmoid(self._logit_one()) * at_one
@@ -214,7 +225,7 @@ class HardConcrete(TorchDistribution):
         """
         if self._validate_args:
             self._validate_sample(value)
-        return self._cast(self.log_density(score_only(value).to(self._dtype)))
+        return self._cast(self._log_density(score_only(value).to(self._dtype)))
 
     def cdf(self, value: Tensor) -> Tensor:
         """P(z ≤ value), right-continuous: it jumps to P(z = 0) at 0 and to 1 at 1."""
@@ -271,7 +282,7 @@ class HardConcrete(TorchDistribution):
             -self.expectation(
                 logsigmoid(-self.logit_nonzero),
                 logsigmoid(self._logit_one()),
-                self.log_density(rule[0]),
+                self._log_density(rule[0]),
                 rule,
             )
         )

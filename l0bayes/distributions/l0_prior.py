@@ -12,7 +12,7 @@ from l0bayes.distributions.gate_prior import GatePrior, as_floating
 class L0Prior(GatePrior):
     """Each open gate costs ``code_cost`` nats: KL(HardConcrete ‖ L0Prior) = code_cost · P(z ≠ 0).
 
-    This is the paper's objective (eq. 9 with 12; appendix A, where it follows from a spike-and-slab prior by
+    This is the paper's objective (§2.1 with eq. 12; appendix A, where it follows from a spike-and-slab prior by
     dropping the KL of the gate indicators and fixing that of a slab weight to λ). It is a description length,
     not the KL of a normalised distribution: the entropy of the guide is left out by definition, and
     :class:`~l0bayes.distributions.SpikeAndSlabPrior` puts it back. Prior draws are open with odds

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from l0bayes.evaluating import evaluating
 from l0bayes.sparsify import find_sparse
 
 
@@ -23,7 +24,6 @@ class Cost:
     macs: int
 
 
-@torch.no_grad()
 def cost(net: nn.Module, example_input: Tensor) -> Cost:
     """Parameters and MACs of a network.
 
@@ -34,7 +34,7 @@ def cost(net: nn.Module, example_input: Tensor) -> Cost:
     Returns:
         The cost, MACs being those torch's flop counter finds (half of its FLOPs).
     """
-    with FlopCounterMode(display=False) as counter:
+    with evaluating(net), FlopCounterMode(display=False) as counter:
         net(example_input)
     macs = counter.get_total_flops() // 2 // len(example_input)
     return Cost(sum(parameter.numel() for parameter in net.parameters()), macs)
@@ -42,7 +42,7 @@ def cost(net: nn.Module, example_input: Tensor) -> Cost:
 
 @torch.no_grad()
 def expected_l0(model: nn.Module, guide: Any) -> float:
-    """Expected number of gated parameters that are not zero, Σ |g| · P(z ≠ 0) (paper, eq. 9).
+    """Expected number of gated parameters that are not zero, Σ |g| · P(z ≠ 0) (paper, §2.4 with eq. 12).
 
     Args:
         model: a sparse module, or a model around one.

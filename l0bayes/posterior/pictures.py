@@ -109,7 +109,8 @@ def gates_figure(table: pd.DataFrame, image_site: str | None, image_shape: tuple
     sites = list(table["site"].unique())
     has_image = image_site in sites and image_shape is not None
     panels = len(sites) + (1 if has_image else 0)
-    figure, axes = plt.subplots(1, panels, figsize=(3.6 * panels, 3.2), layout="constrained", squeeze=False)
+    figure = Figure(figsize=(3.6 * panels, 3.2), layout="constrained")  # no pyplot: no window, nothing to close
+    axes = figure.subplots(1, panels, squeeze=False, gridspec_kw={"wspace": 0.08})
     remaining = list(axes[0])
     if has_image and image_site is not None and image_shape is not None:
         plot_gate_image(table, image_site, image_shape, remaining.pop(0))
@@ -127,6 +128,6 @@ def training_figure(history: pd.DataFrame) -> Figure:
     Returns:
         A figure.
     """
-    figure, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
-    plot_training(history, ax)
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    plot_training(history, figure.subplots())
     return figure

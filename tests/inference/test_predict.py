@@ -95,7 +95,7 @@ def test_modes_come_back_and_there_are_no_gradients(gates, trained, x):
 def test_modes_come_back_after_an_error():
     model, guide = gated(gates="unit")
     model.train()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(DataError, match=r"rows of shape \(13,\)"):
         predict(model, guide, torch.zeros(3, SIZES[0] + 1))
     assert all(module.training for module in model.modules())
 

@@ -1,0 +1,24 @@
+"""Checks of data at the door."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l0bayes.errors import DataError
+
+
+def check_inputs(x: Any, name: str = "x") -> None:
+    """Raises :class:`~l0bayes.errors.DataError` unless ``x`` is a batch of finite numbers; ``name`` is the argument."""
+    if not isinstance(x, Tensor) or x.dim() == 0 or len(x) == 0:
+        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise DataError(f"{name} must be a tensor with at least one row; got {shape}")
+    # One reduction tells in the common case; the sum of finite numbers may overflow, so look closer then.
+    if x.is_floating_point() and not torch.isfinite(x.detach().sum()):
+        wrong = ~torch.isfinite(x)
+        if wrong.any():
+            where = tuple(wrong.nonzero()[0].tolist())
+            raise DataError(
+                f"{name} must be finite; {int(wrong.sum())} values are NaN or infinite, the first, {x[where].item()}, "
+                f"at {where}. Remove those rows or impute them"
+            )
