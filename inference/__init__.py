@@ -2,7 +2,8 @@
 
 from l0bayes.inference.batches import TensorBatches
 from l0bayes.inference.elbo import ClosedFormKL_ELBO
-from l0bayes.inference.fit import FitResult, evaluate, fit
+from l0bayes.inference.evaluate import evaluate
+from l0bayes.inference.fit import FitResult, fit
 from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
 from l0bayes.inference.parameter_groups import parameter_groups
 from l0bayes.inference.predict import predict

@@ -35,17 +35,20 @@ class ClosedFormKL_ELBO(TraceMeanField_ELBO):  # noqa: N801 (named as Pyro names
     def __init__(self, num_particles: int = 1, **options: Any) -> None:
         parent: Any = super()
         parent.__init__(num_particles=num_particles, **options)
+        self._checked_sites: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-        _check_sites(model_trace, guide_trace)
-        if is_validation_enabled():
-            check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
-        traces = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
-        if is_validation_enabled():
-            _check_mean_field_requirement(*traces)
-        return traces
+        pruned = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+        sites = (tuple(model_trace.nodes), tuple(guide_trace.nodes))
+        if sites != self._checked_sites:  # once for each structure: it costs as much as a small network
+            _check_sites(model_trace, guide_trace)
+            if is_validation_enabled():
+                check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
+                _check_mean_field_requirement(*pruned)
+            self._checked_sites = sites
+        return pruned
 
     def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[float, Tensor]:
         elbo = _elbo(model_trace, guide_trace, self.max_plate_nesting)

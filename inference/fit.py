@@ -28,12 +28,11 @@ from l0bayes.inference.checkpoint import (
     set_random_state,
 )
 from l0bayes.inference.elbo import ClosedFormKL_ELBO
+from l0bayes.inference.evaluate import evaluate, is_gated
 from l0bayes.inference.interrupt import Interruption, deferred_interrupt
 from l0bayes.inference.parameter_groups import parameter_groups
-from l0bayes.inference.predict import predict
 from l0bayes.models.likelihood import Likelihood
 from l0bayes.posterior.cost import expected_l0
-from l0bayes.sparsify import SparseModule
 
 Batches = Iterable[tuple[Tensor, ...]]
 
@@ -233,7 +232,7 @@ def _check_arguments(model: Any, guide: Any, loader: Any) -> None:
             f"train_loader must be something to iterate over once an epoch, such as TensorBatches or a list of "
             f"batches; got {type(loader).__name__}"
         )
-    if _is_gated(model) and not hasattr(guide, "gates"):
+    if is_gated(model) and not hasattr(guide, "gates"):
         raise TypeError(
             f"guide must be a HardConcreteGuide for a model with a sparse network; got {type(guide).__name__}"
         )
@@ -271,47 +270,12 @@ def _check_batch(objective: Any, batch: Any) -> None:
             )
 
 
-def _is_gated(model: nn.Module) -> bool:
-    return any(isinstance(module, SparseModule) for module in model.modules())
-
-
 @torch.no_grad()
 def _measure(model: nn.Module, guide: Any, validation_loader: Batches | None) -> dict[str, float]:
     row = {}
-    if _is_gated(model):
+    if is_gated(model):
         row["expected_l0"] = expected_l0(model, guide)
         row["open_gates"] = float(sum(int((z != 0).sum()) for z in guide.point().values()))
     if validation_loader is not None and isinstance(model, Likelihood):
         row["validation_error"] = evaluate(model, guide, validation_loader)
     return row
-
-
-def evaluate(model: Likelihood, guide: Any, loader: Batches) -> float:
-    """Mean error of the network at the test-time gates; of one without gates, at the guide's medians.
-
-    Args:
-        model: a network with its likelihood.
-        guide: its guide.
-        loader: batches of inputs and targets.
-
-    Returns:
-        The mean of the likelihood's ``error`` over all rows: the share misclassified, or the mean squared error.
-
-    Raises:
-        DataError: if the loader is empty.
-    """
-    total, rows = 0.0, 0
-    for x, y in loader:
-        output = predict(model, guide, x) if _is_gated(model) else _output_at_median(model, guide, x)
-        total += float(model.error(output, y).sum())
-        rows += len(x)
-    if rows == 0:
-        raise DataError("loader is empty; give it at least one batch")
-    return total / rows
-
-
-def _output_at_median(model: Likelihood, guide: Any, x: Tensor) -> Tensor:
-    with evaluating(model):
-        median = guide.median() if any(True for _ in guide.parameters()) else {}
-        output: Tensor = poutine.condition(model.child("net"), data=median)(x)
-    return output

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
@@ -14,35 +13,15 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_feasible
 from torch import Tensor, nn
 
-from l0bayes.distributions import GatePrior, HardConcrete
+from l0bayes.distributions import HardConcrete
 from l0bayes.errors import StructureError
 from l0bayes.inference.families import Family, GateFamily, NormalFamily, PointFamily
+from l0bayes.inference.latent_site import LatentSite, full_size, is_gate, reference, unwrap
 from l0bayes.owned_module import OwnedModule
 
 Others = Literal["normal", "point"]
 
 _KINDS = ("log_alpha", "loc", "log_scale")
-
-
-@dataclass(frozen=True)
-class _Site:
-    """A latent site of the model, as the guide needs it."""
-
-    name: str
-    event_dim: int
-    frames: tuple[Any, ...]
-    family: Family
-
-
-def _unwrap(fn: Any) -> Any:
-    """The distribution inside Independent, masked and expanded wrappers."""
-    while hasattr(fn, "base_dist") and not isinstance(fn, torch.distributions.TransformedDistribution):
-        fn = fn.base_dist
-    return fn
-
-
-def _is_gate(fn: Any) -> bool:
-    return isinstance(_unwrap(fn), (GatePrior, HardConcrete))
 
 
 class HardConcreteGuide(OwnedModule, AutoGuide):
@@ -105,7 +84,7 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         self._others = others
         self._init_scale = init_scale
         self._init_loc_fn = init_loc_fn
-        self._sites: dict[str, _Site] | None = None
+        self._sites: dict[str, LatentSite] | None = None
         for kind in _KINDS:
             setattr(self, kind, nn.Module())
         self.claim_parameters()
@@ -122,11 +101,11 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
             self._setup_prototype(*args, **kwargs)
 
     def _initial_value(self, site: dict[str, Any]) -> Tensor:
-        if _is_gate(site["fn"]):
-            return _reference(site["fn"]).new_ones(site["fn"].shape())
+        if is_gate(site["fn"]):
+            return reference(site["fn"]).new_ones(site["fn"].shape())
         if site["fn"].support.is_discrete:
             raise StructureError(
-                f"site {site['name']!r} is discrete ({type(_unwrap(site['fn'])).__name__}); HardConcreteGuide covers "
+                f"site {site['name']!r} is discrete ({type(unwrap(site['fn'])).__name__}); HardConcreteGuide covers "
                 "gates and continuous sites. Give a gate L0Prior or SpikeAndSlabPrior as prior, or marginalise the site"
             )
         value: Tensor = self._init_loc_fn(site)
@@ -157,26 +136,26 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         for name, site in self.prototype_trace.iter_stochastic_nodes():
             value: Any = site["value"]
             family = sites[name].family
-            for kind, start in zip(family.kinds, family.start(_full_size(sites[name], value.detach())), strict=True):
+            for kind, start in zip(family.kinds, family.start(full_size(sites[name], value.detach())), strict=True):
                 self._add_parameter(kind, name, start)
         self._sites = sites
 
-    def _inspect(self, name: str, site: Any) -> _Site:
+    def _inspect(self, name: str, site: Any) -> LatentSite:
         fn = site["fn"]
         for frame in site["cond_indep_stack"]:
             if not frame.vectorized:
                 raise StructureError(f"site {name!r} is in the sequential plate {frame.name!r}; use a vectorised one")
-        return _Site(name, fn.event_dim, tuple(site["cond_indep_stack"]), self._family(name, fn))
+        return LatentSite(name, fn.event_dim, tuple(site["cond_indep_stack"]), self._family(name, fn))
 
     def _family(self, name: str, fn: Any) -> Family:
-        if _is_gate(fn):
+        if is_gate(fn):
             share = next((p for key, p in self._init_open.items() if fnmatchcase(name, key)), 0.8)
             return GateFamily(fn.event_dim, self._stretch, share)
         if self._others == "point":
             return PointFamily(fn.event_dim, fn.support)
         return NormalFamily(fn.event_dim, fn.support, self._init_scale)
 
-    def _check_names(self, sites: Mapping[str, _Site]) -> None:
+    def _check_names(self, sites: Mapping[str, LatentSite]) -> None:
         for name in sites:
             if any(hasattr(nn.Module(), part) for part in name.split(".")):
                 raise StructureError(f"site name {name!r}: a part of it is an attribute of torch modules; rename it")
@@ -214,7 +193,7 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
 
     # -- the variational distribution -----------------------------------------------------------------------
 
-    def _set_up(self) -> Mapping[str, _Site]:
+    def _set_up(self) -> Mapping[str, LatentSite]:
         if self._sites is None:
             raise RuntimeError(
                 "the guide has not seen the model's sites yet. Call it once with a batch, guide(x, y), or construct "
@@ -222,7 +201,7 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
             )
         return self._sites
 
-    def _parameters_of(self, site: _Site, indices: Mapping[str, Tensor] | None = None) -> Iterator[Tensor]:
+    def _parameters_of(self, site: LatentSite, indices: Mapping[str, Tensor] | None = None) -> Iterator[Tensor]:
         """A site's parameters; in a subsampled plate those of the members at ``indices``."""
         for kind in site.family.kinds:
             value: Tensor = self.parameter(f"{kind}.{site.name}")
@@ -307,20 +286,3 @@ def _register(module: nn.Module, path: str, parameter: nn.Parameter) -> None:
             module.add_module(parent, nn.Module())
         module = module.get_submodule(parent)
     module.register_parameter(name, parameter)
-
-
-def _full_size(site: _Site, value: Tensor) -> Tensor:
-    """The value repeated to the full size of the site's subsampled plates: a parameter for each of their members."""
-    for frame in site.frames:
-        full = frame.full_size or frame.size
-        if full != frame.size:
-            index = torch.arange(full, device=value.device) % frame.size
-            value = value.index_select(frame.dim - site.event_dim, index)
-    return value
-
-
-def _reference(fn: Any) -> Tensor:
-    """A tensor of the dtype and on the device that a gate's prior draws in."""
-    fn = _unwrap(fn)
-    tensor: Tensor = getattr(fn, next(iter(fn.arg_constraints)))
-    return tensor

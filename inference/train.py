@@ -16,8 +16,9 @@ from l0bayes.errors import FileFormatError
 from l0bayes.evaluating import evaluating
 from l0bayes.inference.batches import TensorBatches
 from l0bayes.inference.data import DataName, ImageData, Split, load_data
+from l0bayes.inference.evaluate import evaluate
 from l0bayes.inference.files import write_bytes
-from l0bayes.inference.fit import evaluate, fit
+from l0bayes.inference.fit import fit
 from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
 from l0bayes.inference.report import write_report
 from l0bayes.inference.storage import save

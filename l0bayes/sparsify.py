@@ -15,8 +15,9 @@ from l0bayes.distributions import L0Prior, SpikeAndSlabPrior
 from l0bayes.distributions.gate_prior import GatePrior
 from l0bayes.distributions.l0_prior import check_code_cost
 from l0bayes.errors import DataError, StructureError
+from l0bayes.masked import masked_forward
 from l0bayes.owned_module import OwnedModule
-from l0bayes.structure import GateGroup, Structure, as_arguments, find_structure, masked_forward, match_layers
+from l0bayes.structure import GateGroup, Structure, as_arguments, find_structure, match_layers
 from l0bayes.subnetwork import Selector, compact_network, run_subnetwork
 
 # On a 784-300-100-10 network at batch 100 taking slices out pays below about this share (benchmarks/step_overhead.py).

@@ -10,13 +10,12 @@ import copy
 import fnmatch
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch_pruning
-from torch import Tensor, nn
+from torch import nn
 
 from l0bayes.errors import StructureError
 
@@ -285,26 +284,3 @@ def join_name(layer: str, name: str) -> str:
 def consumers(group: GateGroup) -> tuple[str, ...]:
     """Names of the layers that read a group's features."""
     return tuple(s.tensor.rpartition(".")[0] for s in group.slices if s.consumes)
-
-
-def masked_forward(net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[str, Tensor], *inputs: Any) -> Any:
-    """The definition everything else must agree with: multiply what enters each consumer by its gates.
-
-    Args:
-        net: the network, run as it is, at full size.
-        groups: its gate groups.
-        gates: group name to gate values of shape ``(size,)``.
-        inputs: arguments of ``net``.
-
-    Returns:
-        The network's output.
-    """
-    with ExitStack() as hooks:
-        for group in groups:
-            gate = gates[group.name]
-            for layer in consumers(group):
-                handle = net.get_submodule(layer).register_forward_pre_hook(
-                    lambda _module, args, gate=gate: (args[0] * gate.to(args[0].dtype), *args[1:])
-                )
-                hooks.callback(handle.remove)
-        return net(*inputs)

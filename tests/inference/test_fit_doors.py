@@ -97,24 +97,10 @@ def test_another_elbo_may_be_given():
 def test_an_optimizer_with_a_learning_rate_that_is_a_tensor(tmp_path):
     model = Classifier(MLP(2, 2), num_data=40)
     optimizer = torch.optim.Adam(model.parameters(), lr=torch.tensor(0.1))
-    fit(
-        model,
-        HardConcreteGuide(model),
-        [(X, Y)],
-        epochs=1,
-        optimizer=optimizer,
-        checkpoint=tmp_path / "c",
-        progress=False,
-    )
-    fit(
-        model,
-        HardConcreteGuide(model),
-        [(X, Y)],
-        epochs=2,
-        optimizer=optimizer,
-        checkpoint=tmp_path / "c",
-        progress=False,
-    )
+    settings = {"optimizer": optimizer, "checkpoint": tmp_path / "run.checkpoint", "progress": False}
+    for epochs in (1, 2):
+        result = fit(model, HardConcreteGuide(model), [(X, Y)], epochs=epochs, **settings)
+        assert len(result.history) == epochs
 
 
 def test_options_may_be_spelled_with_dashes(tmp_path, capsys):

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from toy_problem import ROWS, SIZES, blobs, loader, pair
 
 from l0bayes.inference import TensorBatches, fit
-from l0bayes.structure import masked_forward
+from l0bayes.masked import masked_forward
 
 CODE_COST = 0.1
 FAN_OUT = {"fc1.input": 5, "fc2.input": 4, "fc3.input": 3}  # weights that read one feature of SIZES = 6, 5, 4, 3

@@ -7,8 +7,8 @@ from saved_networks import SIZES, gated
 from l0bayes import compact
 from l0bayes.errors import DataError, StructureError
 from l0bayes.inference import predict
+from l0bayes.masked import masked_forward
 from l0bayes.models import MLP, Classifier
-from l0bayes.structure import masked_forward
 
 RULES = ["paper", "median", "mean"]
 

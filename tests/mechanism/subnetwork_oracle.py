@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from l0bayes import SparseModule, sparsify
-from l0bayes.structure import masked_forward
+from l0bayes.masked import masked_forward
 from l0bayes.subnetwork import compact_network
 
 

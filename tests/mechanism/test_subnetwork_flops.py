@@ -5,8 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from l0bayes import sparsify
+from l0bayes.masked import masked_forward
 from l0bayes.models import MLP
-from l0bayes.structure import masked_forward
 
 BATCH = 8
 SIZES = (20, 30, 10, 5)

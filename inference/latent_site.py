@@ -1,0 +1,49 @@
+"""A latent site of a model, as a mean-field guide sees it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l0bayes.distributions import GatePrior, HardConcrete
+from l0bayes.inference.families import Family
+
+
+@dataclass(frozen=True)
+class LatentSite:
+    """A latent site of the model, as the guide needs it."""
+
+    name: str
+    event_dim: int
+    frames: tuple[Any, ...]
+    family: Family
+
+
+def unwrap(fn: Any) -> Any:
+    """The distribution inside Independent, masked and expanded wrappers."""
+    while hasattr(fn, "base_dist") and not isinstance(fn, torch.distributions.TransformedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def is_gate(fn: Any) -> bool:
+    """Whether a model's distribution is that of gates."""
+    return isinstance(unwrap(fn), (GatePrior, HardConcrete))
+
+
+def full_size(site: LatentSite, value: Tensor) -> Tensor:
+    """The value repeated to the full size of the site's subsampled plates: a parameter for each of their members."""
+    for frame in site.frames:
+        full = frame.full_size or frame.size
+        if full != frame.size:
+            index = torch.arange(full, device=value.device) % frame.size
+            value = value.index_select(frame.dim - site.event_dim, index)
+    return value
+
+
+def reference(fn: Any) -> Tensor:
+    """A tensor of the dtype and on the device that a gate's prior draws in."""
+    fn = unwrap(fn)
+    tensor: Tensor = getattr(fn, next(iter(fn.arg_constraints)))
+    return tensor
