@@ -16,7 +16,7 @@ def to_arviz(guide: Any, num_samples: int = 1000) -> Any:
 
     Args:
         guide: a guide with ``distributions()``, such as :class:`~l0bayes.inference.HardConcreteGuide`; or a
-            sequence or mapping of guides of the same model, one chain each, labelled by the mapping's keys.
+            sequence or mapping of guides of the same model, one chain each, in that order.
         num_samples: draws per guide, at least 1. They come from torch's global random state.
 
     Returns:
