@@ -240,7 +240,8 @@ def _check_arguments(model: Any, guide: Any, loader: Any) -> None:
 
 def _see_first_batch(guide: Any, loader: Batches) -> None:
     """Creates the parameters of a guide that needs data to know the model's sites."""
-    if any(True for _ in guide.parameters()) or getattr(guide, "prototype_trace", guide) is not None:
+    waits = isinstance(guide, AutoGuide) and guide.prototype_trace is None
+    if not waits or any(True for _ in guide.parameters()):  # a loaded state brings parameters before the data
         return
     state = random_state()
     batch = next(iter(loader), None)

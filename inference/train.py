@@ -92,7 +92,8 @@ def train(options: TrainOptions) -> dict[str, Any]:
     dense_error, _ = job.train("dense", dense, dense_guide)
     gated_error, history = job.train("gated", model, guide)
     small = compact(model, guide).cpu()
-    compacted_error = _network_error(small, data.test)
+    with evaluating(small):
+        compacted_error = float(model.error(small(data.test.x), data.test.y).double().mean())
     full = dense.child("net").cpu()
     speed = _speed(full, small, data.test.x)
     before, after = cost(full, data.test.x[:1]), cost(small, data.test.x[:1])
@@ -193,11 +194,6 @@ def layer_sizes(net: nn.Module) -> str:
     """The features a chain of linear layers reads and produces, such as ``784-300-100-10``."""
     layers = [module for module in net.modules() if isinstance(module, nn.Linear)]
     return "-".join(str(size) for size in [*(layer.in_features for layer in layers), layers[-1].out_features])
-
-
-def _network_error(net: nn.Module, split: Split) -> float:
-    with evaluating(net):
-        return float((net(split.x).argmax(-1) != split.y).double().mean())
 
 
 def _speed(full: nn.Module, small: nn.Module, x: Tensor) -> dict[str, float]:

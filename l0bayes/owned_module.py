@@ -44,17 +44,17 @@ class OwnedModule(PyroModule):
     process. Names of sample sites are Pyro's ordinary ones. ``pyro.clear_param_store()`` frees what SVI left there.
 
     Subclasses call :meth:`claim_parameters` at the end of ``__init__``, reach their submodules and parameters by
-    :meth:`child` and :meth:`parameter`, and announce them with :meth:`announce`. Copies and
-    unpickled modules claim theirs by themselves.
+    :meth:`child` and :meth:`parameter`, and announce them with :meth:`announce`. Copies and unpickled modules claim
+    theirs by themselves.
     """
+
+    _prefix: str
 
     def claim_parameters(self) -> None:
         """Gives the parameters of this module a prefix in Pyro's store that no other module has."""
         for module in self.modules():
             if isinstance(module, OwnedModule):
                 module.__dict__["_prefix"] = f"{type(module).__name__}_{next(_count)}"
-
-    _prefix: str
 
     def child(self, name: str) -> nn.Module:
         """A submodule, without the Pyro statements that reading it as an attribute would make."""

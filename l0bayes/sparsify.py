@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from l0bayes.checks import check_inputs
 from l0bayes.distributions import L0Prior, SpikeAndSlabPrior
-from l0bayes.distributions.gate_prior import GatePrior
-from l0bayes.distributions.l0_prior import check_code_cost
+from l0bayes.distributions.gate_prior import GatePrior, check_code_cost
 from l0bayes.errors import DataError, StructureError
 from l0bayes.masked import masked_forward
 from l0bayes.owned_module import OwnedModule

@@ -219,8 +219,7 @@ class _Graph:
         makes = [
             Slice(join_name(self._names[layer], tensor), 0, consumes=False)
             for layer in producers
-            for tensor, parameter in layer.named_parameters(recurse=False)
-            if parameter is not None
+            for tensor, _ in layer.named_parameters(recurse=False)
         ]
         return (*reads, *makes)
 

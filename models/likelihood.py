@@ -31,7 +31,7 @@ class Likelihood(OwnedModule):
 
     def __init__(self, net: nn.Module, num_data: int) -> None:
         super().__init__()
-        if not num_data >= 1 or num_data != int(num_data):
+        if not num_data >= 1 or num_data % 1 != 0:
             raise ValueError(f"num_data must be the number of training data, an integer of at least 1; got {num_data}")
         self.net = net
         self.num_data = num_data

@@ -82,3 +82,14 @@ def as_floating(*values: float | Tensor) -> tuple[Tensor, ...]:
     tensors = [torch.as_tensor(value) for value in values]
     floating = [t if t.is_floating_point() else t.to(torch.get_default_dtype()) for t in tensors]
     return tuple(torch.broadcast_tensors(*floating))
+
+
+def check_code_cost(code_cost: Tensor) -> None:
+    """Raises ``ValueError`` unless every code cost is finite and not negative."""
+    wrong = ~(torch.isfinite(code_cost) & (code_cost >= 0))
+    if wrong.any():
+        first = code_cost.detach()[wrong].flatten()[0].item()
+        raise ValueError(
+            f"code_cost must be finite and >= 0 nats; got {first:g}. Use 0 for no penalty, 0.1 per parameter for "
+            "the paper's, 1 per parameter for AIC"
+        )

@@ -2,11 +2,10 @@
 
 from typing import ClassVar
 
-import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from l0bayes.distributions.gate_prior import GatePrior, as_floating
+from l0bayes.distributions.gate_prior import GatePrior, as_floating, check_code_cost
 
 
 class L0Prior(GatePrior):
@@ -39,14 +38,3 @@ class L0Prior(GatePrior):
     def logit_inclusion(self) -> Tensor:
         """Prior log-odds of an open gate, −code_cost."""
         return -self.code_cost
-
-
-def check_code_cost(code_cost: Tensor) -> None:
-    """Raises ``ValueError`` unless every code cost is finite and not negative."""
-    wrong = ~(torch.isfinite(code_cost) & (code_cost >= 0))
-    if wrong.any():
-        first = code_cost.detach()[wrong].flatten()[0].item()
-        raise ValueError(
-            f"code_cost must be finite and >= 0 nats; got {first:g}. Use 0 for no penalty, 0.1 per parameter for "
-            "the paper's, 1 per parameter for AIC"
-        )

@@ -6,8 +6,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from l0bayes.distributions.gate_prior import GatePrior, as_floating
-from l0bayes.distributions.l0_prior import check_code_cost
+from l0bayes.distributions.gate_prior import GatePrior, as_floating, check_code_cost
 
 
 class SpikeAndSlabPrior(GatePrior):

@@ -124,3 +124,12 @@ EXTREMES = [
     Gate(-30.0),
     Gate(30.0),
 ]
+
+SUMMARIES = {
+    "mean": lambda d: d.mean,
+    "variance": lambda d: d.variance,
+    "entropy": lambda d: d.entropy(),
+    "prob_zero": lambda d: d.prob_zero,
+    "prob_one": lambda d: d.prob_one,
+    "prob_nonzero": lambda d: d.prob_nonzero,
+}

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from gate_oracle import PARAMETERS, Gate, as_tensors, assert_close
+from gate_oracle import PARAMETERS, SUMMARIES, Gate, as_tensors, assert_close
 from torch.autograd import grad, gradcheck
 
 from l0bayes import HardConcrete
@@ -19,12 +19,7 @@ def leaves(gates=GATES):
 
 
 QUANTITIES = {
-    "mean": lambda d: d.mean,
-    "variance": lambda d: d.variance,
-    "entropy": lambda d: d.entropy(),
-    "prob_zero": lambda d: d.prob_zero,
-    "prob_one": lambda d: d.prob_one,
-    "prob_nonzero": lambda d: d.prob_nonzero,
+    **SUMMARIES,
     "logit_nonzero": lambda d: d.logit_nonzero,
     "log_prob at 0": lambda d: d.log_prob(torch.zeros(3, dtype=F64)),
     "log_prob inside": lambda d: d.log_prob(INSIDE),

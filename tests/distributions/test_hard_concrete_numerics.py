@@ -4,6 +4,7 @@ from unittest import mock
 
 import pytest
 import torch
+from gate_oracle import SUMMARIES
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,12 +28,7 @@ uniforms = st.sampled_from([0.0, 2.0**-24, 1.0]) | st.floats(0, 1)
 
 QUANTITIES = {
     "log_prob": lambda d: d.log_prob(torch.tensor(POINTS, dtype=d.log_alpha.dtype)),
-    "mean": lambda d: d.mean,
-    "variance": lambda d: d.variance,
-    "entropy": lambda d: d.entropy(),
-    "prob_zero": lambda d: d.prob_zero,
-    "prob_one": lambda d: d.prob_one,
-    "prob_nonzero": lambda d: d.prob_nonzero,
+    **SUMMARIES,
     "paper": lambda d: d.point("paper"),
     "median": lambda d: d.point("median"),
     "mean point": lambda d: d.point("mean"),
