@@ -10,7 +10,7 @@ from l0bayes.errors import DataError
 from l0bayes.evaluating import evaluating
 from l0bayes.inference.predict import predict
 from l0bayes.models.likelihood import Likelihood
-from l0bayes.sparsify import SparseModule
+from l0bayes.sparse_module import SparseModule
 
 
 def is_gated(model: nn.Module) -> bool:

@@ -18,9 +18,11 @@ from l0bayes.errors import StructureError
 from l0bayes.inference.families import Family, GateFamily, NormalFamily, PointFamily
 from l0bayes.inference.latent_site import LatentSite, full_size, is_gate, reference, unwrap
 from l0bayes.owned_module import OwnedModule
+from l0bayes.sparse_module import SparseModule
 
 Others = Literal["normal", "point"]
 
+_INIT_OPEN = 0.8
 _KINDS = ("log_alpha", "loc", "log_scale")
 
 
@@ -39,7 +41,8 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
     Args:
         model: a Pyro model.
         init_open: P(z ≠ 0) of every gate at the start, in (0, 1): a number, or a mapping from patterns of site
-            names to numbers (the first match counts; 0.8 where none does).
+            names to numbers (the first match counts). Where none does: what :func:`~l0bayes.sparsify` was told, else
+            0.8.
         others: ``"normal"``, or ``"point"`` for a point estimate of the sites that are not gates.
         init_scale: standard deviation of those normals at the start, > 0, in unconstrained space.
         init_loc_fn: where they start, see :mod:`pyro.infer.autoguide.initialization`.
@@ -59,7 +62,7 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         self,
         model: Callable[..., Any],
         *,
-        init_open: float | Mapping[str, float] = 0.8,
+        init_open: float | Mapping[str, float] | None = None,
         others: Others = "normal",
         init_scale: float = 0.1,
         init_loc_fn: Callable[[Any], Tensor] = init_to_feasible,
@@ -77,7 +80,8 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
             raise ValueError(f"init_scale must be > 0; got {init_scale}")
         HardConcrete(0.0, beta, gamma, zeta, validate_args=True)
         self._stretch = (float(beta), float(gamma), float(zeta))
-        self._init_open = dict(init_open) if isinstance(init_open, Mapping) else {"*": init_open}
+        everywhere = {} if init_open is None else {"*": init_open}
+        self._init_open = dict(init_open) if isinstance(init_open, Mapping) else everywhere
         for pattern, share in self._init_open.items():
             if not isinstance(share, (int, float)) or not 0 < share < 1:
                 raise ValueError(f"init_open must be in (0, 1); got {share!r} for pattern {pattern!r}")
@@ -149,7 +153,9 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
 
     def _family(self, name: str, fn: Any) -> Family:
         if is_gate(fn):
-            share = next((p for key, p in self._init_open.items() if fnmatchcase(name, key)), 0.8)
+            asked = {site: share for sparse in self._sparse_modules() for site, share in sparse.init_open.items()}
+            matching = (p for key, p in self._init_open.items() if fnmatchcase(name, key))
+            share = next(matching, asked.get(name, _INIT_OPEN))
             return GateFamily(fn.event_dim, self._stretch, share)
         if self._others == "point":
             return PointFamily(fn.event_dim, fn.support)
@@ -190,6 +196,10 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
             parameter.__dict__.pop("unconstrained", None)  # a weak reference of Pyro's, which cannot be pickled
         # AutoGuide's own would take the model away from the original.
         return self.__dict__ | {"_model": (None,), "master": None}
+
+    def _sparse_modules(self) -> list[SparseModule]:
+        model = self.model
+        return [m for m in model.modules() if isinstance(m, SparseModule)] if isinstance(model, nn.Module) else []
 
     # -- the variational distribution -----------------------------------------------------------------------
 
@@ -250,8 +260,15 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
 
     @torch.no_grad()
     def point(self, rule: str = "paper") -> dict[str, Tensor]:
-        """Test-time gate values by site name, see :meth:`~l0bayes.HardConcrete.point`."""
-        return {name: gate.point(rule) for name, gate in self.gates().items()}  # type: ignore[arg-type]
+        """Test-time gate values by site name, see :meth:`~l0bayes.HardConcrete.point`.
+
+        Groups of a sparse module keep their ``min_units``, see :func:`~l0bayes.sparsify`.
+        """
+        gates = self.gates()
+        points = {name: gate.point(rule) for name, gate in gates.items()}  # type: ignore[arg-type]
+        for sparse in self._sparse_modules():
+            points = sparse.hold_open(points, gates)
+        return points
 
     @torch.no_grad()
     def quantiles(self, quantiles: Sequence[float] | Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # noqa: ARG002

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from l0bayes.errors import FileFormatError
 from l0bayes.inference.files import read_tensors, write_bytes, write_tensors
-from l0bayes.subnetwork import resize
+from l0bayes.compacted import resize
 
 _Module = TypeVar("_Module", bound=nn.Module)
 

@@ -7,7 +7,8 @@ training in :mod:`l0bayes.inference`.
 
 from l0bayes.distributions import HardConcrete, L0Prior, SpikeAndSlabPrior
 from l0bayes.posterior import gate_table, to_arviz
-from l0bayes.sparsify import SparseModule, compact, sparsify
+from l0bayes.sparse_module import SparseModule
+from l0bayes.sparsify import compact, sparsify
 
 __all__ = [
     "HardConcrete",

@@ -1,19 +1,20 @@
 """The masked network: full size, closed features multiplied by zero. What subnetworks must agree with."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from l0bayes.structure import GateGroup, consumers
+from l0bayes.structure import GateGroup
 
 
 def masked_forward(net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[str, Tensor], *inputs: Any) -> Any:
-    """The definition everything else must agree with: multiply what enters each consumer by its gates.
+    """The definition everything else must agree with: whatever reads a feature multiplies it by its gate.
 
     Args:
-        net: the network, run as it is, at full size.
+        net: the network, run at full size.
         groups: its gate groups.
         gates: group name to gate values of shape ``(size,)``.
         inputs: arguments of ``net``.
@@ -21,12 +22,15 @@ def masked_forward(net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[s
     Returns:
         The network's output.
     """
-    with ExitStack() as hooks:
-        for group in groups:
-            gate = gates[group.name]
-            for layer in consumers(group):
-                handle = net.get_submodule(layer).register_forward_pre_hook(
-                    lambda _module, args, gate=gate: (args[0] * gate.to(args[0].dtype), *args[1:])
-                )
-                hooks.callback(handle.remove)
-        return net(*inputs)
+    tensors: dict[str, Tensor] = {}
+    for group in groups:
+        for part in group.slices:
+            if not part.consumes:
+                continue
+            tensor = tensors.get(part.tensor, net.get_parameter(part.tensor))
+            gate = gates[group.name].to(tensor.dtype)
+            table = part.gates.to(gate.device)
+            value = torch.where(table >= 0, gate[table.clamp(min=0)], 1.0)
+            shape = tensor.shape if part.dim is None else [-1 if d == part.dim else 1 for d in range(tensor.dim())]
+            tensors[part.tensor] = tensor * value.reshape(shape)
+    return functional_call(net, tensors, inputs, tie_weights=False)

@@ -1,21 +1,22 @@
 """The one mechanism: a draw of the gates selects a subnetwork, and only that subnetwork is computed.
 
-For gates z: keep the slices whose gates are not zero, multiply the consumers' slices by z, and run the user's own
-module on those smaller tensors. The selection is the same while training (a sampled z), when predicting (a posterior
-draw or the test-time gates) and when the finished network is handed over (:func:`compact_network`).
+For gates z: keep the slices whose gates are not zero, multiply what reads a feature by its gate, and run the user's
+own module on those smaller tensors. The selection is the same while training (a sampled z), when predicting (a
+posterior draw or the test-time gates) and when the finished network is handed over (:mod:`l0bayes.compacted`).
 """
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from l0bayes.structure import GateGroup, join_name
+from l0bayes.select_inputs import feature_dim, select_features
+from l0bayes.structure import GateGroup, Slice, join_name
+from l0bayes.widths import attributes, computes_by_width
 
 
 @dataclass(frozen=True)
@@ -23,201 +24,295 @@ class Selection:
     """The tensors of a subnetwork.
 
     Attributes:
-        tensors: parameter name to its narrowed, gated value; parameters that are not named stay as they are.
-        features: layer name to the indices of the input features that it still reads, where its producer
-            stays at full size.
+        tensors: parameter or buffer name to its narrowed, gated value; what is not named stays as it is.
+        features: layer name to the indices, among the features that reach it, of those it still reads, and how many
+            reach it; for layers whose producer keeps some that they do not read.
+        kept: buffer name to the dimension and the indices that its narrowed value holds.
     """
 
     tensors: Mapping[str, Tensor]
-    features: Mapping[str, Tensor]
+    features: Mapping[str, tuple[Tensor, int]]
+    kept: Mapping[str, tuple[int, Tensor]]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A gate vector along a line of positions: position to gate, ``size`` of the vector where it has no say."""
+
+    group: str
+    table: Tensor
+    identity: bool
+    partial: bool
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Where a tensor is narrowed: the dimension, the line of positions along it, whether the gates multiply it."""
+
+    dim: int
+    line: int
+    consumes: bool
+
+
+class _Draw:
+    """One set of gates, as seen along each line of positions; every line is worked out once."""
+
+    def __init__(self, lines: Sequence[tuple[_Part, ...]], gates: Mapping[str, Tensor], kept: Mapping[str, Any]) -> None:
+        self._lines, self._gates, self._kept = lines, gates, kept
+        self._keep: dict[int, Tensor | None] = {}
+        self._gain: dict[int, Tensor] = {}
+
+    def keep(self, line: int) -> Tensor | None:
+        """Indices of the positions that stay; ``None`` for all."""
+        if line not in self._keep:
+            self._keep[line] = self._positions(self._lines[line])
+        return self._keep[line]
+
+    def _positions(self, parts: tuple[_Part, ...]) -> Tensor | None:
+        if len(parts) == 1 and parts[0].identity:
+            keep: Tensor | None = self._kept[parts[0].group]
+            return keep
+        stays: Tensor | None = None
+        for part in parts:
+            keep = self._kept[part.group]
+            if keep is not None:
+                gate = self._gates[part.group]
+                opened = torch.zeros(len(gate) + 1, dtype=torch.bool, device=gate.device)
+                opened[keep] = True
+                opened[-1] = True
+                here = opened[part.table]
+                stays = here if stays is None else stays & here
+        return None if stays is None else stays.nonzero().squeeze(1)
+
+    def gain(self, line: int) -> Tensor:
+        """What the positions that stay are multiplied by."""
+        if line not in self._gain:
+            keep = self.keep(line)
+            factors = [self._factor(part, keep) for part in self._lines[line]]
+            total = factors[0]
+            for factor in factors[1:]:
+                total = total * factor
+            self._gain[line] = total
+        return self._gain[line]
+
+    def _factor(self, part: _Part, keep: Tensor | None) -> Tensor:
+        gate = self._gates[part.group]
+        if part.identity:
+            return gate if keep is None else gate.index_select(0, keep)
+        if part.partial:
+            gate = torch.cat((gate, gate.new_ones(1)))
+        return gate.index_select(0, part.table if keep is None else part.table.index_select(0, keep))
 
 
 class Selector:
     """Selects subnetworks of one network; the tables are built once.
 
     Args:
-        groups: the network's gate groups.
-        narrow_below: share of open gates below which a group's slices are taken out. Above it copying the slices
+        net: the network.
+        groups: its gate groups.
+        narrow_below: share of open gates below which slices of linear layers are taken out. Above it copying them
             costs more than it saves, and the closed gates' zeros stay in the products; the result is the same.
-            1 always takes them out.
+            Convolutions are always narrowed. 1 takes out every closed slice, 0 none at all.
         whole: names of groups that are never taken out.
+        round_to: numbers of gates that stay are rounded up to a multiple of this; the added ones are closed.
     """
 
     def __init__(
-        self, groups: Sequence[GateGroup], narrow_below: float = 1.0, whole: frozenset[str] = frozenset()
+        self,
+        net: nn.Module,
+        groups: Sequence[GateGroup],
+        narrow_below: float = 1.0,
+        whole: frozenset[str] = frozenset(),
+        round_to: int = 1,
     ) -> None:
         self._groups = tuple(groups)
-        self._whole = whole
-        self._narrow_below = narrow_below
-        self._cuts: dict[str, list[tuple[str, int, bool]]] = {}
+        self._round_to = round_to
+        self._narrow_below = {g.name: _narrow_below(net, g, narrow_below) for g in groups if g.name not in whole}
+        self._lines: list[tuple[_Part, ...]] = []
+        self._cuts: dict[str, list[_Cut]] = {}
+        self._single = {s.tensor: g.name for g in groups for s in g.slices if s.dim is None}
+        self._selects: list[tuple[str, int, tuple[_Part, ...]]] = []
+        self._device = torch.device("cpu")
+        self._plan()
+        self._buffers = frozenset(name for name, _ in net.named_buffers())
+
+    def _plan(self) -> None:
+        places: dict[tuple[str, int], list[tuple[GateGroup, Slice]]] = {}
         for group in self._groups:
             for part in group.slices:
-                self._cuts.setdefault(part.tensor, []).append((group.name, part.dim, part.consumes))
+                if part.dim is not None:
+                    places.setdefault((part.tensor, part.dim), []).append((group, part))
+        known: dict[tuple[Any, ...], int] = {}
+        for (tensor, dim), pieces in places.items():
+            key = tuple((group.name, part.gates.numpy().tobytes()) for group, part in pieces)
+            if key not in known:
+                known[key] = len(self._lines)
+                self._lines.append(tuple(_part(group, part) for group, part in pieces))
+            self._cuts.setdefault(tensor, []).append(_Cut(dim, known[key], any(part.consumes for _, part in pieces)))
+            upstream = tuple(_part(group, part) for group, part in pieces if group.selects is None)
+            for layer in {group.selects for group, _ in pieces if group.selects is not None}:
+                self._selects.append((layer, known[key], upstream))
 
-    def __call__(self, parameter: Callable[[str], Tensor], gates: Mapping[str, Tensor]) -> Selection:
-        """Narrows and gates the parameters.
+    def __call__(self, net: nn.Module, gates: Mapping[str, Tensor]) -> Selection:
+        """Narrows and gates the network's tensors.
 
         Args:
-            parameter: gives the full tensor of a name.
+            net: the network, or a copy of it.
             gates: group name to gate values of shape ``(size,)``; exactly 0 means closed.
 
         Returns:
             The selection, differentiable in parameters and gates.
         """
-        kept = {
-            group.name: None if group.name in self._whole else self._kept(gates[group.name]) for group in self._groups
-        }
-        values = {
-            name: gates[name] if keep is None else gates[name].index_select(0, keep) for name, keep in kept.items()
-        }
-        tensors = {}
+        self._move(next(iter(gates.values())).device)
+        kept = {group.name: self._kept(group.name, gates[group.name]) for group in self._groups}
+        draw = _Draw(self._lines, gates, kept)
+        tensors: dict[str, Tensor] = {}
+        buffers: dict[str, tuple[int, Tensor]] = {}
+        for name, group in self._single.items():
+            tensor = tensor_of(net, name)
+            tensors[name] = tensor * gates[group].to(tensor.dtype).reshape(tensor.shape)
         for name, cuts in self._cuts.items():
-            tensor = parameter(name)
-            for group, dim, _ in cuts:
-                keep = kept[group]
+            if name in self._buffers:
+                (cut,) = cuts
+                keep = draw.keep(cut.line)
                 if keep is not None:
-                    tensor = tensor.index_select(dim, keep)
-            for group, dim, consumes in cuts:
-                if consumes:
-                    gate = values[group].to(tensor.dtype)
-                    behind = tensor.dim() - 1 - dim
-                    tensor = tensor * (gate.reshape(-1, *(1,) * behind) if behind else gate)
-            tensors[name] = tensor
-        features = {
-            group.selects: keep
-            for group in self._groups
-            if group.selects is not None and (keep := kept[group.name]) is not None
-        }
-        return Selection(tensors, features)
+                    tensors[name] = tensor_of(net, name).index_select(cut.dim, keep)
+                    buffers[name] = (cut.dim, keep)
+            elif (new := _cut(tensors.get(name), tensor_of(net, name), cuts, draw)) is not None:
+                tensors[name] = new
+        return Selection(tensors, self._features(draw, gates, kept), buffers)
 
-    def _kept(self, gate: Tensor) -> Tensor | None:
-        """Indices of the gates that are not exactly 0, or ``None`` if the group stays at full size."""
+    def _move(self, device: torch.device) -> None:
+        if device != self._device:
+            self._lines = [tuple(_moved(part, device) for part in parts) for parts in self._lines]
+            self._selects = [(a, b, tuple(_moved(part, device) for part in parts)) for a, b, parts in self._selects]
+            self._device = device
+
+    def _features(
+        self, draw: _Draw, gates: Mapping[str, Tensor], kept: Mapping[str, Tensor | None]
+    ) -> dict[str, tuple[Tensor, int]]:
+        found = {}
+        for layer, line, upstream in self._selects:
+            keep = draw.keep(line)
+            if keep is None:
+                continue
+            reaching = _Draw([upstream], gates, kept).keep(0) if upstream else None
+            if reaching is None:
+                found[layer] = (keep, len(self._lines[line][0].table))
+            elif len(reaching) != len(keep):
+                found[layer] = (torch.searchsorted(reaching, keep), len(reaching))
+        return found
+
+    def _kept(self, group: str, gate: Tensor) -> Tensor | None:
+        """Indices of the gates whose slices stay: those that are not exactly 0; ``None`` for all."""
+        if group not in self._narrow_below:
+            return None
         keep = gate.detach().nonzero().squeeze(1)
-        share = len(keep) / len(gate)
-        return keep if share < 1 and share <= self._narrow_below else None
+        number, size = len(keep), len(gate)
+        if number == size or number > self._narrow_below[group] * size:
+            return None
+        # A layer of no width cannot run: one closed slice stays, with zeros in front.
+        wanted = min(max(-(-number // self._round_to) * self._round_to, 1), size)
+        if wanted > number:
+            closed = (gate.detach() == 0).nonzero().squeeze(1)
+            keep = torch.cat((keep, closed[: wanted - number])).sort().values
+        return None if wanted == size else keep
 
 
-def _select_features(x: Tensor, keep: Tensor, features: int) -> Tensor:
-    if x.shape[-1] != features:
-        # RuntimeError, as torch raises for the full layer
-        raise RuntimeError(f"the layer reads {features} features, of which {len(keep)} are kept; got {x.shape[-1]}")
-    return x.index_select(-1, keep)
+def _narrow_below(net: nn.Module, group: GateGroup, linear: float) -> float:
+    """Taking out pays at once where a slice is read at many positions, and later where it is read once."""
+    if not group.removable:
+        return 0.0
+    read = [net.get_parameter(part.tensor) for part in group.slices if part.consumes]
+    return linear if linear == 0 or all(tensor.dim() <= 2 for tensor in read) else 1.0  # noqa: PLR2004 (matrices)
 
 
-@contextmanager
-def _narrow_inputs(net: nn.Module, features: Mapping[str, Tensor]) -> Iterator[None]:
-    """Lets the named layers read only the selected features of what reaches them."""
-    with ExitStack() as hooks:
-        for name, keep in features.items():
-            layer = net.get_submodule(name)
-            handle = layer.register_forward_pre_hook(
-                lambda module, args, keep=keep: (_select_features(args[0], keep, module.in_features), *args[1:])
-            )
-            hooks.callback(handle.remove)
-        yield
+def _part(group: GateGroup, part: Slice) -> _Part:
+    table = torch.where(part.gates >= 0, part.gates, group.size)
+    identity = torch.equal(table, torch.arange(group.size))
+    return _Part(group.name, table, identity, bool((part.gates < 0).any()))
+
+
+def _moved(part: _Part, device: torch.device) -> _Part:
+    return _Part(part.group, part.table.to(device), part.identity, part.partial)
+
+
+def _cut(gated: Tensor | None, whole: Tensor, cuts: Sequence[_Cut], draw: _Draw) -> Tensor | None:
+    """A parameter's slices, multiplied by the gates of what they read; ``None`` if nothing changes."""
+    tensor = whole if gated is None else gated
+    for cut in cuts:
+        keep = draw.keep(cut.line)
+        if keep is not None:
+            tensor = tensor.index_select(cut.dim, keep)
+    for cut in cuts:
+        if cut.consumes:
+            gain = draw.gain(cut.line).to(tensor.dtype)
+            behind = tensor.dim() - 1 - cut.dim
+            tensor = tensor * (gain.reshape(-1, *(1,) * behind) if behind else gain)
+    return None if tensor is whole else tensor
+
+
+def tensor_of(net: nn.Module, name: str) -> Tensor:
+    """A parameter or buffer by its dotted name."""
+    *path, attribute = name.split(".")
+    module: Any = net
+    for part in path:
+        module = module._modules[part]  # noqa: SLF001 (the public way takes ten times as long)
+    tensor = module._parameters.get(attribute)  # noqa: SLF001
+    found: Tensor = module._buffers[attribute] if tensor is None else tensor  # noqa: SLF001
+    return found
+
+
+# -- running --------------------------------------------------------------------------------------------------------
 
 
 def run_subnetwork(net: nn.Module, selection: Selection, *args: Any, **kwargs: Any) -> Any:
-    """Runs the user's own module on the selected tensors; everything not selected is never computed."""
-    with _narrow_inputs(net, selection.features):
-        return functional_call(net, dict(selection.tensors), args, kwargs, tie_weights=False)
+    """Runs the user's own module on the selected tensors; everything not selected is never computed.
 
-
-class SelectLinear(nn.Linear):
-    """A linear layer that reads only some of the features it is given.
-
-    Args:
-        in_features: number of features it reads.
-        out_features: number of features it produces.
-        bias: whether it has a bias.
-
-    The buffer ``index`` holds the positions it reads, of shape ``(in_features,)``; ``given_features`` is how many it
-    is given.
+    Running statistics of normalisations are written back to where they belong.
     """
-
-    index: Tensor
-
-    def __init__(self, in_features: int, out_features: int, *, bias: bool = True, device: Any = None) -> None:
-        super().__init__(in_features, out_features, bias=bias, device=device)
-        self.given_features = in_features
-        self.register_buffer("index", torch.arange(in_features, device=device))
-
-    @classmethod
-    def like(cls, layer: nn.Linear) -> Self:
-        """The same layer, reading all its features; it shares the parameters."""
-        new = cls(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-        new.weight, new.bias = layer.weight, layer.bias
-        new.index = torch.arange(layer.in_features, device=layer.weight.device)
-        return new.train(layer.training)
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name nn.Linear gives it)
-        """Applies the layer to the features ``input[..., index]``."""
-        return super().forward(_select_features(input, self.index, self.given_features))
+    before = {name: selection.tensors[name]._version for name in selection.kept}  # noqa: SLF001 (counts changes)
+    with _narrow_inputs(net, selection.features), _narrow_widths(net, selection.tensors):
+        output = functional_call(net, dict(selection.tensors), args, kwargs, tie_weights=False)
+    for name, (dim, keep) in selection.kept.items():
+        new = selection.tensors[name]
+        if new._version != before[name]:  # noqa: SLF001
+            with torch.no_grad():
+                tensor_of(net, name).index_copy_(dim, keep, new)
+    return output
 
 
-@torch.no_grad()
-def compact_network(net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[str, Tensor]) -> nn.Module:
-    """A plain copy of the network that consists of the selected subnetwork alone.
+@contextmanager
+def _narrow_inputs(net: nn.Module, features: Mapping[str, tuple[Tensor, int]]) -> Iterator[None]:
+    """Lets the named layers read only the selected features of what reaches them."""
+    with ExitStack() as hooks:
+        for name, (keep, reaching) in features.items():
+            layer = net.get_submodule(name)
+            dim = feature_dim(layer)
 
-    Args:
-        net: the full network.
-        groups: its gate groups.
-        gates: group name to gate values of shape ``(size,)``, folded into the weights that consume them.
+            def select(_module: Any, args: Any, keep: Any = keep, dim: int = dim, size: int = reaching) -> Any:
+                return (select_features(args[0], keep, dim, size), *args[1:])
 
-    Returns:
-        A module of the user's own class, at reduced size, in the training mode of ``net``.
-    """
-    # Only a plain linear layer can be made to select its inputs; a subclass keeps the zero columns.
-    whole = {g.name for g in groups if g.selects is not None and type(net.get_submodule(g.selects)) is not nn.Linear}
-    selection = Selector(groups, whole=frozenset(whole))(net.get_parameter, gates)
-    tensors = dict(selection.tensors)
-    tensors |= {join_name(layer, "index"): keep for layer, keep in selection.features.items()}
-    small = resize(copy.deepcopy(net), {name: tensor.shape for name, tensor in tensors.items()})
-    state = small.state_dict()
+            hooks.callback(layer.register_forward_pre_hook(select).remove)
+        yield
+
+
+@contextmanager
+def _narrow_widths(net: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Sets, for a while, the attributes by which some layers compute: numbers of groups and of heads."""
+    changed: list[tuple[nn.Module, str, Any]] = []
+    shapes: dict[str, dict[str, torch.Size]] = {}
     for name, tensor in tensors.items():
-        state[name].copy_(tensor)
-    return small
-
-
-def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> nn.Module:
-    """Gives a network's tensors other shapes, in place; values of those that change are lost.
-
-    Args:
-        net: a network.
-        shapes: tensor name to shape. An ``index`` that a linear layer does not have yet makes it a
-            :class:`SelectLinear`.
-
-    Returns:
-        ``net``, or what replaced it if it is itself such a layer.
-
-    Raises:
-        ValueError: if a name or a number of dimensions does not fit the network.
-    """
-    for name in shapes:
-        path, _, tensor = name.rpartition(".")
-        if tensor == "index" and type(layer := net.get_submodule(path)) is nn.Linear:
-            net = _replace(net, layer, SelectLinear.like(layer))
-    state = net.state_dict()
-    for name, shape in shapes.items():
-        if name not in state or state[name].dim() != len(shape):
-            raise ValueError(f"{type(net).__name__} has no tensor {name} of {len(shape)} dimensions")
-        path, _, attribute = name.rpartition(".")
-        owner = net.get_submodule(path)
-        # A tensor of its own even where the shape stays: tied ones may differ after selection.
-        new = state[name].clone() if state[name].shape == shape else state[name].new_zeros(shape)
-        old = owner._parameters.get(attribute)  # noqa: SLF001 (buffer or parameter?)
-        setattr(owner, attribute, new if old is None else nn.Parameter(new, requires_grad=old.requires_grad))
-        if isinstance(owner, nn.Linear):
-            owner.out_features, owner.in_features = owner.weight.shape
-    return net
-
-
-def _replace(net: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
-    """Puts one module in the place of another, under every name it has; the root may be replaced too."""
-    if net is old:
-        return new
-    for parent in list(net.modules()):
-        for name, child in list(parent._modules.items()):  # noqa: SLF001 (named_children leaves out second names)
-            if child is old:
-                setattr(parent, name, new)
-    return net
+        owner, _, attribute = name.rpartition(".")
+        shapes.setdefault(owner, {})[attribute] = tensor.shape
+    try:
+        for owner, own in shapes.items():
+            module = net.get_submodule(owner)
+            if computes_by_width(module):
+                for attribute, value in attributes(module, own).items():
+                    changed.append((module, attribute, getattr(module, attribute)))
+                    setattr(module, attribute, value)
+        yield
+    finally:
+        for module, attribute, value in reversed(changed):
+            setattr(module, attribute, value)

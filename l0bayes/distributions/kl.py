@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from l0bayes.distributions.gate_prior import GatePrior
 from l0bayes.distributions.hard_concrete import HardConcrete
+from l0bayes.distributions.joint_prior import JointL0Prior
 from l0bayes.distributions.l0_prior import L0Prior
 from l0bayes.distributions.quadrature import inside_rule
 from l0bayes.distributions.spike_and_slab_prior import SpikeAndSlabPrior
@@ -32,6 +33,14 @@ def _kl_hard_concrete_spike_and_slab(q: HardConcrete, p: SpikeAndSlabPrior) -> T
     closed_term = logsigmoid(-logit) - torch.log1p(-inclusion)
     kl = torch.sigmoid(logit) * open_term + torch.sigmoid(-logit) * closed_term
     return kl.to(q.log_alpha.dtype)
+
+
+def _kl_hard_concrete_joint(q: HardConcrete, p: JointL0Prior) -> Tensor:
+    """What the group's gates add to the expected code cost; and KL(Bernoulli ‖ Bernoulli(π)) if there is a π."""
+    cost = p.account.pay(p.position, q.prob_nonzero)
+    if p.inclusion is None:
+        return cost
+    return cost + _kl_hard_concrete_spike_and_slab(q, SpikeAndSlabPrior(p.inclusion, validate_args=False))
 
 
 def _kl_hard_concrete_hard_concrete(q: HardConcrete, p: HardConcrete) -> Tensor:
@@ -75,6 +84,7 @@ def _kl_masked(q: Distribution, p: Distribution) -> Tensor | float:
 
 register_kl(HardConcrete, L0Prior)(_kl_hard_concrete_l0)
 register_kl(HardConcrete, SpikeAndSlabPrior)(_kl_hard_concrete_spike_and_slab)
+register_kl(HardConcrete, JointL0Prior)(_kl_hard_concrete_joint)
 register_kl(HardConcrete, HardConcrete)(_kl_hard_concrete_hard_concrete)
 register_kl(HardConcrete, Distribution)(_kl_hard_concrete_other)
 for _gate in (GatePrior, HardConcrete):

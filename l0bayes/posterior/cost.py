@@ -1,5 +1,6 @@
 """What a network costs: parameters held and multiply-accumulates done."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from l0bayes.evaluating import evaluating
+from l0bayes.expected_cost import ExpectedCost
 from l0bayes.sparsify import find_sparse
+from l0bayes.structure import Structure
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,38 @@ def cost(net: nn.Module, example_input: Tensor) -> Cost:
 
 @torch.no_grad()
 def expected_l0(model: nn.Module, guide: Any) -> float:
-    """Expected number of gated parameters that are not zero, Σ |g| · P(z ≠ 0) (paper, §2.4 with eq. 12).
+    """Expected number of parameters that are not zero, among those that gates decide over.
+
+    A parameter is not zero when all gates over it are open; the expectation is over their joint draws, in closed form
+    (the paper's |g| · P(z ≠ 0) of eq. 12, without counting twice what lies under two gates).
 
     Args:
         model: a sparse module, or a model around one.
         guide: its guide.
 
     Returns:
-        A number of parameters; each gate pays for the parameters that read its feature.
+        A number of parameters.
     """
+    structure = find_sparse(model).structure
+    return _expectation(structure, guide, dict.fromkeys(structure.shapes, 1.0), 0.0)
+
+
+@torch.no_grad()
+def expected_macs(model: nn.Module, guide: Any) -> float:
+    """Expected multiply-accumulates of one input, among those that gates decide over.
+
+    Args:
+        model: a sparse module, or a model around one.
+        guide: its guide.
+
+    Returns:
+        A number of multiply-accumulates; those in layers without gates are not in it.
+    """
+    structure = find_sparse(model).structure
+    return _expectation(structure, guide, structure.macs, 1.0)
+
+
+def _expectation(structure: Structure, guide: Any, per_element: Mapping[str, float], per_product: float) -> float:
     gates = guide.gates()
-    total = sum(group.fan_out * gates[group.name].prob_nonzero.sum() for group in find_sparse(model).groups)
-    return float(total)
+    probs = {group.name: gates[group.name].prob_nonzero.double() for group in structure.groups}
+    return float(ExpectedCost(structure, per_element, per_product).total(probs))

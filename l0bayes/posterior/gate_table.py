@@ -23,8 +23,9 @@ def gate_table(guide: Any, rule: str = "paper") -> pd.DataFrame:
         ValueError: if the guide has no gates or the rule is unknown.
     """
     tables = []
+    points = guide.point(rule)
     for site, gate in guide.gates().items():
-        point = gate.point(rule).flatten()
+        point = points[site].flatten()
         columns = {
             "p_nonzero": gate.prob_nonzero,
             "p_one": gate.prob_one,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from l0bayes import SparseModule, sparsify
 from l0bayes.masked import masked_forward
-from l0bayes.subnetwork import compact_network
+from l0bayes.compacted import compact_network
 
 
 def random_gates(sparse: SparseModule, share_open: float = 0.5) -> dict[str, Tensor]:

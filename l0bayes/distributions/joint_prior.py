@@ -1,0 +1,73 @@
+"""The prior of gates whose code cost is shared: a parameter under several gates is paid for while all are open."""
+
+from collections.abc import Callable
+from typing import ClassVar, Protocol, Self
+
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+from l0bayes.distributions.gate_prior import GatePrior
+from l0bayes.distributions.hard_concrete import Shape
+
+
+class Account(Protocol):
+    """Where the groups of one model pay, one after the other."""
+
+    def pay(self, position: int, prob: Tensor) -> Tensor:
+        """Expected cost, in nats, that the gates at ``position`` add, given P(z ≠ 0); ``(size,)`` to ``(size,)``."""
+
+    def price(self, position: int) -> Tensor:
+        """Cost of each gate at ``position``, given the draws before it."""
+
+
+class JointL0Prior(GatePrior):
+    """The conditional prior of one group of gates, given the groups before it.
+
+    KL(q ‖ p), summed over the groups, is the expected code cost E[λ · #{parameters all of whose gates are open}],
+    plus KL(Bernoulli(P(z ≠ 0)) ‖ Bernoulli(inclusion)) where an inclusion probability is given: the expectation over
+    *all* gates in closed form, since one over draws of the earlier groups would have no gradient with respect to them.
+    So the groups' KLs belong together, and must be taken in the order of the sites.
+
+    Args:
+        account: where the groups pay.
+        position: this group's place in the order.
+        size: number of gates.
+        inclusion: prior probability of an open gate, apart from its cost; ``None`` for the paper's objective.
+        reference: a tensor whose dtype and device are those of the draws.
+    """
+
+    arg_constraints: ClassVar = {"code_cost": constraints.real}
+
+    def __init__(
+        self, account: Account, position: int, size: int, inclusion: float | None, reference: Callable[[], Tensor]
+    ) -> None:
+        self.account = account
+        self.position = position
+        self.inclusion = inclusion
+        self._reference = reference
+        super().__init__(torch.Size([size]), validate_args=False)
+
+    @property
+    def code_cost(self) -> Tensor:
+        """Nats that each open gate costs, given the draws of the groups before it and the rest of its own open."""
+        return self.account.price(self.position).to(self._reference())
+
+    @property
+    def logit_inclusion(self) -> Tensor:
+        """Prior log-odds of an open gate, given the draws of the groups before it."""
+        cost = self.code_cost
+        return -cost if self.inclusion is None else torch.logit(torch.full_like(cost, self.inclusion)) - cost
+
+    def expand(self, batch_shape: Shape, _instance: Self | None = None) -> Self:
+        """Itself; the gates of a group are as many as they are.
+
+        Raises:
+            ValueError: for any other shape.
+        """
+        if torch.Size(batch_shape) != self.batch_shape:
+            raise ValueError(
+                f"gates: one run takes one draw of {self.batch_shape[0]} gates; got batch_shape {tuple(batch_shape)}. "
+                "Use num_particles without vectorize_particles, and Predictive with parallel=False"
+            )
+        return self

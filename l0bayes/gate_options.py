@@ -1,0 +1,107 @@
+"""What a user asks of a network's gates, layer by layer."""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from l0bayes.distributions.gate_prior import check_code_cost
+from l0bayes.errors import StructureError
+from l0bayes.structure import WORDS
+
+COSTS = ("parameters", "macs", "paper")
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """Options of the gates of one layer, as :func:`~l0bayes.sparsify` takes them.
+
+    Attributes:
+        gates: ``"unit"``, ``"input"`` or ``"weight"``.
+        code_cost: nats per parameter (or multiply-accumulate) of the layer.
+        inclusion: prior probability of an open gate, or ``None``.
+        init_open: P(z ≠ 0) at the start.
+        min_units: gates that stay at least, or ``None``.
+    """
+
+    gates: Any
+    code_cost: float
+    inclusion: float | None
+    init_open: float
+    min_units: int | None
+
+    def checked(self, layer: str) -> "GateOptions":
+        """Itself, if every number is in its range.
+
+        Raises:
+            StructureError: if the word is unknown.
+            ValueError: if a number is not.
+        """
+        if self.gates not in WORDS:
+            raise StructureError(f"gates: {self.gates!r} for layer {layer!r} is none of {', '.join(WORDS)}")
+        for name in ("code_cost", "inclusion", "init_open"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not (isinstance(value, int | float) or (name == "inclusion" and value is None)):
+                raise ValueError(f"{name} must be a number; got {value!r} for layer {layer!r}")
+        check_code_cost(torch.as_tensor(float(self.code_cost)))
+        for name in ("inclusion", "init_open"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ValueError(
+                    f"{name} must be strictly between 0 and 1; got {value:g} for layer {layer!r}. A gate that is always "
+                    "open or always closed needs no gate"
+                )
+        minimum = self.min_units
+        if minimum is not None and (not isinstance(minimum, int) or minimum < 0):
+            raise ValueError(f"min_units must be an integer of at least 0; got {minimum!r} for layer {layer!r}")
+        return self
+
+
+def read_options(layer: str, value: Any, default: GateOptions) -> GateOptions:
+    """Options of a layer: a word, or a mapping with one, over the defaults.
+
+    Raises:
+        StructureError: if it is neither, or an option is unknown.
+        ValueError: if a number is out of range.
+    """
+    known = {field.name for field in fields(GateOptions)}
+    options = {"gates": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else {"": value}
+    if set(options) - known or "gates" not in options:
+        raise StructureError(
+            f"gates: options for layer {layer!r} must be 'gates' and any of {sorted(known - {'gates'})}; got "
+            f"{sorted(options)}"
+        )
+    return replace(default, **options).checked(layer)
+
+
+def match_layers(layers: Sequence[str], gates: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Assigns to each layer what the first matching pattern says.
+
+    Args:
+        layers: names of the network's layers.
+        gates: one word for all layers, or a mapping from patterns of layer names (as in ``fnmatch``) to values.
+
+    Returns:
+        Layer name to value, in the network's order.
+
+    Raises:
+        StructureError: if the network has no layer, or a pattern matches none.
+    """
+    if not layers:
+        raise StructureError(
+            "net has no layer that can be gated. Pass a network with linear layers, convolutions, embeddings or attention"
+        )
+    patterns = {"*": gates} if isinstance(gates, str) else dict(gates)
+    for pattern in patterns:
+        if not fnmatch.filter(layers, pattern):
+            raise StructureError(
+                f"gates: the pattern {pattern!r} matches no layer. Layers are {', '.join(map(repr, layers))}"
+            )
+    found = {}
+    for layer in layers:
+        matching = [value for pattern, value in patterns.items() if fnmatch.fnmatchcase(layer, pattern)]
+        if matching:
+            found[layer] = matching[0]
+    return found

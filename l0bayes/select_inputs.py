@@ -1,0 +1,80 @@
+"""Layers that read only some of the features they are given."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+
+def feature_dim(layer: nn.Module) -> int:
+    """The dimension of a layer's input that holds its features, counted from the end."""
+    weight = cast("Tensor", layer.weight)
+    return 1 - weight.dim()
+
+
+def select_features(x: Tensor, keep: Tensor, dim: int, features: int) -> Tensor:
+    """The features ``keep`` of the ``features`` that a layer is given along ``dim``."""
+    if x.shape[dim] != features:
+        # RuntimeError, as torch raises for the full layer
+        raise RuntimeError(f"the layer reads {features} features, of which {len(keep)} are kept; got {x.shape[dim]}")
+    return x.index_select(dim, keep)
+
+
+class SelectInputs(nn.Module):
+    """A linear layer or convolution that reads a selection of its input features.
+
+    The buffer ``index`` holds the positions it reads; ``given_features`` is how many it is given.
+    """
+
+    index: Tensor
+    given_features: int
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name torch's layers give it)
+        """Applies the layer to the features ``index`` of its input."""
+        parent: Any = super()
+        output: Tensor = parent.forward(select_features(input, self.index, feature_dim(self), self.given_features))
+        return output
+
+
+class SelectLinear(SelectInputs, nn.Linear):
+    """A linear layer that reads a selection of its input features."""
+
+
+class SelectConv1d(SelectInputs, nn.Conv1d):
+    """A 1-d convolution that reads a selection of its input channels."""
+
+
+class SelectConv2d(SelectInputs, nn.Conv2d):
+    """A 2-d convolution that reads a selection of its input channels."""
+
+
+class SelectConv3d(SelectInputs, nn.Conv3d):
+    """A 3-d convolution that reads a selection of its input channels."""
+
+
+_SELECTING: dict[type[nn.Module], type[SelectInputs]] = {
+    nn.Linear: SelectLinear,
+    nn.Conv1d: SelectConv1d,
+    nn.Conv2d: SelectConv2d,
+    nn.Conv3d: SelectConv3d,
+}
+
+
+def can_select(layer: nn.Module) -> bool:
+    """Whether a layer can be made to select its inputs; a subclass with a way of its own cannot."""
+    return type(layer) in _SELECTING
+
+
+def selecting(layer: nn.Module) -> SelectInputs:
+    """The same layer, reading all its features by way of an index; it shares the parameters."""
+    kind = _SELECTING[type(layer)]
+    new = kind.__new__(kind)
+    new.__dict__.update(layer.__dict__)
+    # Containers of its own, so that the index does not turn up in the layer it is made from.
+    for name in ("_parameters", "_buffers", "_modules"):
+        new.__dict__[name] = dict(layer.__dict__[name])
+    weight = cast("Tensor", layer.weight)
+    features = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    new.given_features = cast("int", features)
+    new.register_buffer("index", torch.arange(new.given_features, device=weight.device))
+    return new

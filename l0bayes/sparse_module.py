@@ -1,0 +1,198 @@
+"""A network whose features pass through gates."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import pyro
+import torch
+from pyro.nn import pyro_method
+from torch import Tensor, nn
+
+from l0bayes.distributions import HardConcrete, JointL0Prior, L0Prior, SpikeAndSlabPrior
+from l0bayes.distributions.gate_prior import GatePrior
+from l0bayes.errors import DataError
+from l0bayes.expected_cost import ExpectedCost, RunningAccount
+from l0bayes.gate_options import GateOptions
+from l0bayes.owned_module import OwnedModule
+from l0bayes.structure import GateGroup, Structure
+from l0bayes.structure.names import layer_of
+from l0bayes.subnetwork import Selector, run_subnetwork
+
+# On a 784-300-100-10 network at batch 100 taking slices out pays below about this share (benchmarks/step_overhead.py).
+_NARROW_BELOW = 0.7
+
+
+class SparseModule(OwnedModule):
+    """A network whose features pass through gates, each group of gates a Pyro site.
+
+    Called inside a guide-replayed model it draws the gates once and runs only the subnetwork they select. Made by
+    :func:`~l0bayes.sparsify`.
+
+    Args:
+        net: the network; its own parameters are trained, in place.
+        structure: its gate groups.
+        options: layer to the options of its gates.
+        default: options of all other layers.
+        cost: what a code cost is paid for: ``"parameters"``, ``"macs"`` or ``"paper"``.
+        example_shapes: shapes of the example inputs without their rows, for the error message if others fail.
+
+    Attributes:
+        net: the network.
+        structure: the gate groups, and the layers left dense with reasons; ``print(sparse.structure)``.
+        cost: what a code cost is paid for.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        structure: Structure,
+        options: Mapping[str, GateOptions],
+        default: GateOptions,
+        cost: str = "parameters",
+        example_shapes: tuple[torch.Size, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.cost = cost
+        self._options = dict(options)
+        self._default = default
+        self._example_shapes = example_shapes
+        self.restructure(structure)
+        self.claim_parameters()
+
+    def restructure(self, structure: Structure) -> None:
+        """Takes another structure for the same network, with its tables and prices."""
+        self.structure = structure
+        self._select = Selector(self.child("net"), structure.groups, _NARROW_BELOW)
+        self._device = next(self.child("net").parameters()).device
+        self._joint = None if self.cost == "paper" else ExpectedCost(structure, self._prices())
+
+    def _prices(self) -> dict[str, float]:
+        """Nats for each element of each parameter."""
+        prices = {}
+        for name in self.structure.shapes:
+            code_cost = self._options.get(layer_of(name), self._default).code_cost
+            prices[name] = code_cost * (self.structure.macs.get(name, 0.0) if self.cost == "macs" else 1.0)
+        return prices
+
+    @property
+    def groups(self) -> tuple[GateGroup, ...]:
+        """The gate groups, in the order of their sites."""
+        return self.structure.groups
+
+    @property
+    def init_open(self) -> dict[str, float]:
+        """Group name to P(z ≠ 0) at the start, as asked for."""
+        return {group.name: self._options[group.layer].init_open for group in self.groups}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Self:
+        """Notes the device that the module moves to."""
+        parent: Any = super()
+        parent._apply(fn, *args, **kwargs)  # noqa: SLF001 (where nn.Module moves things)
+        self._device = next(self.child("net").parameters()).device
+        return self
+
+    # -- the gates -------------------------------------------------------------------------------------------------
+
+    def _reference(self) -> Tensor:
+        return torch.zeros((), device=self._device)
+
+    def _prior(self, position: int, account: RunningAccount | None) -> Any:
+        group = self.groups[position]
+        options = self._options[group.layer]
+        prior: GatePrior
+        if account is not None:
+            prior = JointL0Prior(account, position, group.size, options.inclusion, self._reference)
+        else:
+            cost = options.code_cost * group.own.to(self._reference())
+            prior = (
+                L0Prior(cost, validate_args=False)
+                if options.inclusion is None
+                else SpikeAndSlabPrior(options.inclusion, cost, validate_args=False)
+            )
+        return prior.to_event(1)
+
+    @pyro_method
+    def sample_latents(self) -> dict[str, Tensor]:
+        """Draws every gate group as a Pyro site named after it; ``(size,)`` values by group name."""
+        account = None if self._joint is None else RunningAccount(self._joint)
+        draws: dict[str, Tensor] = {}
+        for position, group in enumerate(self.groups):
+            draws[group.name] = pyro.sample(group.name, self._prior(position, account))
+            if account is not None:
+                account.draw(draws[group.name])
+        return draws
+
+    @torch.no_grad()
+    def hold_open(self, points: Mapping[str, Tensor], gates: Mapping[str, HardConcrete]) -> dict[str, Tensor]:
+        """Test-time gates of which each group keeps its ``min_units``.
+
+        Args:
+            points: group name to test-time gates.
+            gates: group name to their distributions.
+
+        Returns:
+            The same gates; where a group has too few that are open, its most probable ones are open at their mean.
+        """
+        held = dict(points)
+        for group in self.groups:
+            point = points[group.name]
+            if int((point != 0).sum()) < group.min_units:
+                gate = gates[group.name]
+                chosen = gate.prob_nonzero.topk(group.min_units).indices
+                open_now = torch.zeros_like(point, dtype=torch.bool).index_fill(0, chosen, value=True) & (point == 0)
+                held[group.name] = torch.where(open_now, gate.mean, point)
+        return held
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The output of the subnetwork selected by one draw of the gates.
+
+        Args:
+            args: arguments of the network.
+            kwargs: keyword arguments of the network.
+        """
+        return self.run(self.sample_latents(), *args, **kwargs)
+
+    def run(self, gates: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        """The output of the subnetwork selected by given gates.
+
+        Args:
+            gates: group name to gate values of shape ``(size,)``; exactly 0 means closed.
+            args: arguments of the network.
+            kwargs: keyword arguments of the network.
+
+        Raises:
+            ValueError: if a gate vector is missing or has another shape.
+        """
+        for group in self.groups:
+            gate = gates.get(group.name)
+            if gate is None or gate.shape != (group.size,):
+                found = "missing" if gate is None else f"of shape {tuple(gate.shape)}"
+                raise ValueError(
+                    f"gates[{group.name!r}] must have shape ({group.size},); it is {found}. One run takes one "
+                    "draw of the gates: use num_particles without vectorize_particles, and Predictive with "
+                    "parallel=False"
+                )
+        self.announce("net")
+        net = self.child("net")
+        selection = self._select(net, gates)
+        try:
+            return run_subnetwork(net, selection, *args, **kwargs)
+        except RuntimeError as error:
+            shapes = tuple(value.shape[1:] for value in args if isinstance(value, Tensor))
+            if not self._example_shapes or shapes == self._example_shapes:
+                raise
+            raise DataError(
+                f"x: {type(net).__name__} does not run on rows of shape {_shown(shapes)} ({error}); the example input "
+                f"had rows of shape {_shown(self._example_shapes)}"
+            ) from error
+
+    def extra_repr(self) -> str:
+        """The table of gate groups."""
+        return str(self.structure)
+
+
+def _shown(shapes: tuple[torch.Size, ...]) -> str:
+    return ", ".join(str(tuple(shape)) for shape in shapes)

@@ -1,0 +1,12 @@
+"""Which slices of a network's tensors live and die together. Nothing in here knows a distribution.
+
+A *gate group* is a vector of gates with the slices each of them decides over: the entries that read a feature, which
+the gate multiplies, and those that make it, which vanish with it. One run of the network on the example input shows
+where each feature goes (:mod:`~l0bayes.structure.flow`).
+"""
+
+from l0bayes.structure.find import Finder, Request
+from l0bayes.structure.groups import WORDS, GateGroup, Product, Slice, Structure
+from l0bayes.structure.names import as_arguments, join_name
+
+__all__ = ["WORDS", "Finder", "GateGroup", "Product", "Request", "Slice", "Structure", "as_arguments", "join_name"]

@@ -1,0 +1,120 @@
+"""Features, as labels that ride along with a network's tensors.
+
+Every feature that a layer produces gets a label, a positive integer; a tensor's labels say, element by element,
+which feature it belongs to, 0 standing for none. Labels go through the network's own reshapes, slices and
+concatenations as the data do, so nothing about a layout has to be guessed. Where features meet (a sum, a product, a
+normalisation over them), they are *tied*: they live and die together.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+
+class Features:
+    """Hands out labels, and remembers which are tied and which cannot be taken out."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._ties: list[Tensor] = []
+        self._frozen: dict[int, str] = {}
+        self._mixed: dict[int, str] = {}
+
+    def fresh(self, number: int) -> Tensor:
+        """New labels, of shape ``(number,)``."""
+        start = self._count + 1
+        self._count += number
+        return torch.arange(start, start + number)
+
+    def tie(self, first: Tensor, second: Tensor) -> Tensor:
+        """Ties labels that meet element by element; returns one of each pair, of the broadcast shape."""
+        shape = torch.broadcast_shapes(first.shape, second.shape)
+        a, b = _without_repeats(first.expand(shape), second.expand(shape))
+        differ = (a != b) & (a != 0) & (b != 0)
+        if differ.any():
+            self._ties.append(torch.stack((a[differ], b[differ])).unique(dim=1))
+        return torch.where(a != 0, a, b).expand(shape)
+
+    def merge(self, labels: Tensor, dims: Sequence[int], why: str | None = None) -> Tensor:
+        """Ties all labels along some dimensions.
+
+        Args:
+            labels: labels.
+            dims: dimensions along which they are tied.
+            why: what mixes them, for the report, if that is worth a mention.
+
+        Returns:
+            One label for each remaining position; ``dims`` have size 1.
+        """
+        if not dims or labels.numel() == 0:
+            return labels
+        (thin,) = _without_repeats(labels)
+        one = thin.amax(tuple(dims), keepdim=True)
+        self.tie(thin, one)
+        if why is not None:
+            mixing = ((thin != one) & (thin != 0)).any(dim=tuple(dims), keepdim=True)
+            self._mixed.update(dict.fromkeys(one[mixing].unique().tolist(), why))
+        dims = {dim % labels.dim() for dim in dims}  # type: ignore[assignment]
+        return one.expand([1 if dim in dims else size for dim, size in enumerate(labels.shape)])
+
+    def freeze(self, labels: Tensor, why: str) -> None:
+        """Says that features cannot be taken out, and why."""
+        (thin,) = _without_repeats(labels)
+        for label in thin.unique().tolist():
+            if label:
+                self._frozen.setdefault(label, why)
+
+    def classes(self) -> "Classes":
+        """Which features live and die together, given all that was tied so far."""
+        size = self._count + 1
+        ties = torch.cat(self._ties, dim=1).numpy() if self._ties else np.zeros((2, 0), dtype=np.int64)
+        graph = coo_array((np.ones(ties.shape[1], dtype=np.int8), (ties[0], ties[1])), shape=(size, size))
+        _, number = connected_components(graph, directed=False)
+        return Classes(torch.as_tensor(number, dtype=torch.int64), self._frozen, self._mixed)
+
+
+class Classes:
+    """The features of a network, sorted into those that live and die together.
+
+    Args:
+        number: label to number of its class, of shape ``(labels,)``.
+        frozen: label to the reason why it cannot be taken out.
+        mixed: label to what mixes its features.
+    """
+
+    def __init__(self, number: Tensor, frozen: dict[int, str], mixed: dict[int, str]) -> None:
+        self._number = number
+        self.count = int(number.max()) + 1
+        self.none = int(number[0])
+        self._frozen: dict[int, str] = {}
+        for label, why in frozen.items():
+            self._frozen.setdefault(int(number[label]), why)
+        self._mixed = {int(number[label]): why for label, why in mixed.items()}
+
+    def of(self, labels: Tensor) -> Tensor:
+        """The class of each label, or :attr:`none`."""
+        return self._number[labels]
+
+    def freeze(self, number: int, why: str) -> None:
+        """Says that a class cannot be taken out, and why; the first reason stays."""
+        self._frozen.setdefault(number, why)
+
+    def frozen(self, number: int) -> str | None:
+        """Why a class cannot be taken out; ``None`` if it can."""
+        return "it carries no features" if number == self.none else self._frozen.get(number)
+
+    def mixed(self, number: int) -> str | None:
+        """What mixes the features of a class, so that they can only go all together."""
+        return self._mixed.get(number)
+
+
+def _without_repeats(*labels: Tensor) -> tuple[Tensor, ...]:
+    """Labels without the repetitions that all of them have as expanded dimensions."""
+    for dim, size in enumerate(labels[0].shape):
+        if size > 1 and all(label.stride(dim) == 0 for label in labels):
+            labels = tuple(label.narrow(dim, 0, 1) for label in labels)
+    return labels

@@ -1,0 +1,317 @@
+"""Finds the gate groups of a network: from labelled features to tables of slices."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils._pytree import tree_map_only
+
+from l0bayes.errors import StructureError
+from l0bayes.fewer_heads import supports
+from l0bayes.structure.features import Classes
+from l0bayes.structure.flow import Flow
+from l0bayes.structure.groups import WORDS, GateGroup, Product, Slice, Structure, Word
+from l0bayes.structure.names import as_arguments, join_name, layer_of, named_twice
+
+_GATED = (nn.Linear, _ConvNd, nn.Embedding, nn.MultiheadAttention)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for a layer.
+
+    Attributes:
+        gates: ``"unit"`` (the features that leave it), ``"input"`` (those that enter it) or ``"weight"``.
+        min_units: gates that the test-time network keeps at least; ``None`` lets the structure decide: 1, or 0 where
+            something else carries on without the layer.
+    """
+
+    gates: Word
+    min_units: int | None = None
+
+
+class Finder:
+    """Runs a copy of a network once in evaluation and once in training mode, and sorts its features.
+
+    Args:
+        net: the network; it is copied, never touched.
+        example_input: an input, or a tuple of inputs, that ``net`` accepts, with a batch dimension.
+
+    Raises:
+        StructureError: if the network does not run on the input, or its course depends on the data.
+    """
+
+    def __init__(self, net: nn.Module, example_input: Any) -> None:
+        self._net = copy.deepcopy(net).cpu()
+        inputs = tree_map_only(Tensor, Tensor.cpu, as_arguments(example_input))
+        self._rows = next((len(value) for value in inputs if isinstance(value, Tensor) and value.dim()), 1)
+        flow = Flow(self._net)
+        self._modules = dict(self._net.named_modules())
+        self._run(flow, inputs)
+        self._flow = flow.labelling
+        self._called = flow.called
+        self._classes: Classes = self._flow.features.classes()
+        self._freeze_shared()
+        self._axes = {key: (self._classes.of(axis.labels), axis.reads) for key, axis in self._flow.axes.items()}
+        self._add_elements()
+        self._freeze_unsupported()
+        self._makers = self._who(reads=False)
+        self._readers = self._who(reads=True)
+
+    def _run(self, flow: Flow, inputs: tuple[Any, ...]) -> None:
+        fast_attention = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)  # it would be one operation, of which nothing can be seen
+        try:
+            with torch.random.fork_rng(devices=()):
+                self._net.eval()
+                flow.run(inputs)
+                self._macs, self._products = dict(flow.labelling.macs), list(flow.labelling.products)
+                self._trains(flow, inputs)
+        except StructureError:
+            raise
+        except Exception as error:
+            raise StructureError(
+                f"example_input: {type(self._net).__name__} does not run on it ({error}). Pass an input of the shape "
+                "and type the network takes, with a batch dimension"
+            ) from error
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_attention)
+
+    def _trains(self, flow: Flow, inputs: tuple[Any, ...]) -> None:
+        """Training mode may take other ways, such as auxiliary heads; it need not run on the example."""
+        try:
+            self._net.train()
+            flow.run(inputs)
+        except ValueError:  # batch norm of a single value per channel
+            return
+
+    # -- what cannot be taken out ---------------------------------------------------------------------------------
+
+    def _freeze(self, classes: Tensor, why: str) -> None:
+        for number in classes.unique().tolist():
+            self._classes.freeze(number, why)
+
+    def _freeze_shared(self) -> None:
+        for name, names in named_twice(self._net).items():
+            others = ", ".join(repr(other) for other in names if other != name)
+            for (tensor, _), axis in self._flow.axes.items():
+                if tensor == name:
+                    self._freeze(self._classes.of(axis.labels), f"its weight {name!r} is shared with {others}")
+            if name in self._flow.elements:
+                self._freeze(self._classes.of(self._flow.elements[name]), f"its weight {name!r} is shared with {others}")
+
+    def _add_elements(self) -> None:
+        """Parameters that take part in something else than a product, such as norms, biases and embeddings."""
+        living = [self._classes.of(axis.labels) for axis in self._flow.axes.values()]
+        alive = torch.cat(living).unique() if living else torch.zeros(0, dtype=torch.int64)
+        for name, labels in self._flow.elements.items():
+            classes = self._classes.of(labels)
+            if not torch.isin(classes, alive).any():
+                continue
+            dim = _dimension(classes)
+            if dim is None or any((name, d) in self._axes for d in range(labels.dim())):
+                self._freeze(classes, f"{name} has no dimension of its own for it")
+            else:
+                line = classes.movedim(dim, 0).reshape(classes.shape[dim], -1)[:, 0]
+                self._axes[name, dim] = (line, False)
+
+    def _freeze_unsupported(self) -> None:
+        for (tensor, _), (classes, reads) in self._axes.items():
+            owner = self._modules.get(tensor.rpartition(".")[0])
+            if isinstance(owner, nn.MultiheadAttention) and not reads and not supports(owner):
+                self._freeze(classes, f"{type(owner).__name__} with these options cannot run with fewer heads")
+            if reads and owner is not None and "index" in dict(owner.named_buffers(recurse=False)):
+                self._freeze(classes, f"{tensor} already reads a selection of its inputs")
+
+    def _who(self, *, reads: bool) -> dict[int, list[tuple[str, int]]]:
+        """Class to the weights that read it, or that make it."""
+        found: dict[int, list[tuple[str, int]]] = {}
+        for key, axis in self._flow.axes.items():
+            if axis.reads == reads:
+                for number in self._axes[key][0].unique().tolist():
+                    found.setdefault(number, []).append(key)
+        found.pop(self._classes.none, None)
+        return found
+
+    # -- layers ---------------------------------------------------------------------------------------------------
+
+    def layers(self) -> list[str]:
+        """Names of what can have gates: layers, and parameters that multiply features outside of layers."""
+        order = {name: number for number, name in enumerate(self._modules)}
+        found = {name: None for name, module in self._modules.items() if isinstance(module, _GATED)}
+        for tensor, _ in self._flow.axes:
+            found.setdefault(layer_of(tensor), None)
+        return sorted(found, key=lambda name: order.get(name, order.get(name.rpartition(".")[0], len(order))))
+
+    def _axis(self, layer: str, *, reads: bool) -> tuple[str, int] | None:
+        """The weight of a layer, and the dimension along which it reads or makes features."""
+        for tensor, dim in self._axes:
+            if layer_of(tensor) == layer and self._axes[tensor, dim][1] == reads and not tensor.endswith("bias"):
+                return tensor, dim
+        return None
+
+    def _no_axis(self, layer: str) -> str:
+        module = self._modules.get(layer)
+        if layer not in self._called and not isinstance(module, nn.MultiheadAttention):
+            inside = self._modules.get(layer.rpartition(".")[0])
+            if isinstance(inside, nn.MultiheadAttention):
+                return "it belongs to the attention around it"
+            return "the network does not call it"
+        if module is not None and not any(name.endswith("weight") for name, _ in module.named_parameters(recurse=False)):
+            return "its weight is not a parameter of its own"
+        return "no product of its weight with features was seen"
+
+    # -- groups -----------------------------------------------------------------------------------------------------
+
+    def structure(self, requests: Mapping[str, Request]) -> Structure:
+        """The gate groups that are asked for.
+
+        Args:
+            requests: layer name to what is asked for it.
+
+        Returns:
+            The groups in the order of ``requests``, and the layers left dense with reasons.
+
+        Raises:
+            StructureError: if nothing can be gated.
+        """
+        groups: list[GateGroup] = []
+        dense: dict[str, str] = {}
+        taken: dict[int, tuple[str, int]] = {}
+        for layer, request in requests.items():
+            if request.gates not in WORDS:
+                raise StructureError(f"gates: {request.gates!r} for layer {layer!r} is none of {', '.join(WORDS)}")
+            build = {"unit": self._units, "input": self._inputs, "weight": self._weights}[request.gates]
+            found = build(layer, request, taken)
+            if isinstance(found, GateGroup):
+                groups.append(found)
+            elif found:
+                dense[layer] = found
+        if not groups:
+            reasons = "; ".join(f"{layer}: {reason}" for layer, reason in dense.items())
+            raise StructureError(f"net has no layer that can be gated as asked ({reasons or 'it has no layers'})")
+        shapes = {name: parameter.shape for name, parameter in self._net.named_parameters()}
+        return Structure(tuple(groups), dense, shapes, *self._work(groups, taken))
+
+    def _units(self, layer: str, request: Request, taken: dict[int, tuple[str, int]]) -> GateGroup | str:
+        axis = self._axis(layer, reads=False)
+        if axis is None:
+            return self._no_axis(layer)
+        row_classes = self._axes[axis][0].tolist()
+        numbers = list(dict.fromkeys(row_classes))
+        reasons = {number: self._why_not(number) for number in numbers}
+        free = [number for number in numbers if reasons[number] is None]
+        if not free:
+            return str(reasons[numbers[0]])
+        if len(free) == 1 and len(row_classes) > 1:
+            return self._classes.mixed(free[0]) or "all of its features live and die together"
+        new = [number for number in free if number not in taken]
+        if not new:
+            return ""  # its features are gated already, with those of the layer they are added to
+        name = join_name(layer, "unit")
+        taken.update({number: (name, gate) for gate, number in enumerate(new)})
+        slices = tuple(self._slices({number: gate for gate, number in enumerate(new)}))
+        return self._group(name, layer, len(new), slices, request)
+
+    def _why_not(self, number: int) -> str | None:
+        """Why the features of a class cannot be taken out; ``None`` if they can."""
+        frozen = self._classes.frozen(number)
+        if frozen is not None:
+            return frozen
+        return None if number in self._readers else "no layer reads its features"
+
+    def _slices(self, gate_of: Mapping[int, int]) -> Iterator[Slice]:
+        """All positions of some classes, those that read them first."""
+        table = torch.full((self._classes.count,), -1, dtype=torch.int64)
+        table[torch.tensor(list(gate_of))] = torch.tensor(list(gate_of.values()))
+        for wanted in (True, False):
+            for (tensor, dim), (classes, reads) in self._axes.items():
+                gates = table[classes]
+                if reads == wanted and (gates >= 0).any():
+                    yield Slice(tensor, dim, gates, consumes=reads)
+
+    def _group(self, name: str, layer: str, size: int, slices: tuple[Slice, ...], request: Request) -> GateGroup:
+        own = torch.zeros(size, dtype=torch.int64)
+        for part in slices:
+            if not part.consumes and part.dim is not None and (part.tensor, part.dim) in self._flow.axes:
+                weight = self._net.get_parameter(part.tensor)
+                decides = part.gates >= 0
+                own.index_add_(0, part.gates[decides], torch.full((int(decides.sum()),), weight.numel() // len(decides)))
+        minimum = request.min_units
+        if minimum is None:
+            minimum = 0 if self._may_vanish(slices) else 1
+        if minimum > size:
+            raise StructureError(f"min_units: {minimum} for layer {layer!r}, which has {size} gates")
+        return GateGroup(name, layer, size, slices, own, minimum)
+
+    def _may_vanish(self, slices: tuple[Slice, ...]) -> bool:
+        """Whether every reader has other features to read, or adds to something that others make too."""
+        for part in slices:
+            if part.consumes and (part.gates >= 0).all():
+                made = [self._axes[key][0] for key in self._axes if key[0] == part.tensor and not self._axes[key][1]]
+                others = [
+                    [key for key in self._makers.get(number, []) if key[0] != part.tensor]
+                    for number in (torch.cat(made).unique().tolist() if made else [])
+                ]
+                if not others or not all(others):
+                    return False
+        return True
+
+    def _inputs(self, layer: str, request: Request, taken: dict[int, tuple[str, int]]) -> GateGroup | str:
+        axis, module = self._axis(layer, reads=True), self._modules.get(layer)
+        if axis is None:
+            return self._no_axis(layer)
+        plain = isinstance(module, nn.Linear | _ConvNd) and not isinstance(module, _ConvTransposeNd)
+        if not plain or "index" in dict(module.named_buffers(recurse=False)):  # type: ignore[union-attr]
+            return "its inputs cannot be selected; ask for the units of the layers before it"
+        name, size = join_name(layer, "input"), len(self._axes[axis][0])
+        numbers = self._axes[axis][0].tolist()
+        owners = {taken[number][0] if number in taken else None for number in numbers}
+        one_each = len(set(numbers)) == size and self._classes.none not in numbers
+        if one_each and None not in owners:
+            return f"its input gates would be those of {', '.join(sorted(str(owner) for owner in owners))!r}"
+        read_here = one_each and all(self._readers.get(number) == [axis] for number in numbers)
+        weight = self._net.get_parameter(axis[0])
+        own = torch.full((size,), weight.numel() // size)
+        minimum = 1 if request.min_units is None else request.min_units
+        if minimum > size:
+            raise StructureError(f"min_units: {minimum} for layer {layer!r}, which has {size} gates")
+        if read_here and all(self._why_not(number) is None for number in numbers):
+            taken.update({number: (name, gate) for gate, number in enumerate(numbers)})
+            slices = tuple(self._slices({number: gate for gate, number in enumerate(numbers)}))
+            return GateGroup(name, layer, size, slices, own, minimum)
+        part = Slice(*axis, torch.arange(size), consumes=True)
+        return GateGroup(name, layer, size, (part,), own, minimum, selects=layer)
+
+    def _weights(self, layer: str, request: Request, taken: dict[int, tuple[str, int]]) -> GateGroup | str:  # noqa: ARG002
+        axis = self._axis(layer, reads=True)
+        if axis is None:
+            return self._no_axis(layer)
+        size = self._net.get_parameter(axis[0]).numel()
+        part = Slice(axis[0], None, torch.arange(size), consumes=True)
+        minimum = 0 if request.min_units is None else request.min_units
+        return GateGroup(join_name(layer, "weight"), layer, size, (part,), torch.ones(size, dtype=torch.int64), minimum)
+
+    def _work(self, groups: list[GateGroup], taken: Mapping[int, tuple[str, int]]) -> tuple[Mapping[str, float], tuple[Product, ...]]:
+        """Multiply-accumulates per input: of each element of a weight, and of features with features."""
+        macs = {name: number / self._rows for name, number in self._macs.items()}
+        sums = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in groups} | {"": torch.zeros(1)}
+        for labels, each in self._products:
+            numbers, counts = self._classes.of(labels).unique(return_counts=True)
+            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+                name, gate = taken.get(number, ("", 0))
+                sums[name][gate] += count * each / self._rows
+        return macs, tuple(Product(name, total) for name, total in sums.items() if total.any())
+
+
+def _dimension(classes: Tensor) -> int | None:
+    """The one dimension along which the elements of a tensor differ in class; ``None`` if there is no such one."""
+    for dim in range(classes.dim()):
+        lines = classes.movedim(dim, 0).reshape(classes.shape[dim], -1)
+        if (lines == lines[:, :1]).all() and (classes.shape[dim] > 1 or classes.numel() == 1):
+            return dim
+    return None

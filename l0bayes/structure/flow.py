@@ -1,0 +1,107 @@
+"""Follows features through a network: a run on the example input, labels beside the data.
+
+Below autograd every network, however written, consists of the same few operations of torch. This mode sees each of
+them and moves the labels as the operation moves the data; the rules are in :mod:`l0bayes.structure.operations`. An
+operation without a rule freezes what enters it, so that nothing is taken out on a guess.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
+
+from l0bayes.errors import StructureError
+from l0bayes.structure.labelling import Labelling
+from l0bayes.structure.operations import Call, follow
+
+
+class Flow(TorchDispatchMode):
+    """Runs a network and keeps its labelling.
+
+    Args:
+        net: the network.
+
+    Attributes:
+        labelling: what is known of its features.
+        called: names of the modules that ran.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.labelling = Labelling(net)
+        self.called: set[str] = set()
+        self._touched: Any = WeakIdKeyDictionary()
+
+    @torch.inference_mode()
+    def run(self, inputs: tuple[Any, ...]) -> None:
+        """Runs the network once.
+
+        Args:
+            inputs: its arguments.
+
+        Raises:
+            StructureError: if the network's course depends on the data, or its outputs are no tensors.
+        """
+        inputs = tree_map_only(Tensor, torch.clone, inputs)
+        for value in tree_leaves(inputs):
+            if isinstance(value, Tensor):
+                self._touched[value] = True
+                self.labelling.label_input(value)
+        with self._following_modules(), self:
+            outputs = self.net(*inputs)
+        for value in tree_leaves(outputs):
+            if isinstance(value, Tensor):
+                self.labelling.features.freeze(self.labelling.known(value), "its features leave the network")
+            elif not isinstance(value, int | float | str | None):
+                raise StructureError(
+                    f"net returns a {type(value).__name__}, in which features could leave the network unseen. Return "
+                    "tensors, or tuples, lists or dicts of tensors"
+                )
+
+    @contextmanager
+    def _following_modules(self) -> Iterator[None]:
+        stack = self.labelling.stack
+        hooks = []
+        for name, module in self.net.named_modules():
+
+            def enter(_module: nn.Module, _args: Any, name: str = name) -> None:
+                stack.append(name)
+                self.called.add(name)
+
+            def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+                stack.pop()
+
+            hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            del stack[1:]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        """Computes an operation and moves the labels along."""
+        kwargs = kwargs or {}
+        with self:  # some operations are made of others, which is all that needs rules
+            out = func.decompose(*args, **kwargs)
+        if out is not NotImplemented:
+            return out
+        out = func(*args, **kwargs)
+        if any(isinstance(value, Tensor) and value in self._touched for value in tree_leaves((args, kwargs))):
+            if func is torch.ops.aten._local_scalar_dense.default:  # noqa: SLF001 (what .item() and bool() call)
+                raise StructureError(
+                    f"net: what {self.labelling.where} computes depends on the values of the data (a tensor is read "
+                    "as a number), so a run does not show its structure. Take the decision out of the network, or "
+                    "express it by torch.where"
+                )
+            for value in tree_leaves(out):
+                if isinstance(value, Tensor):
+                    self._touched[value] = True
+        follow(self.labelling, Call(func, args, kwargs, out))
+        return out

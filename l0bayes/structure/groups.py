@@ -1,0 +1,119 @@
+"""Gate groups: vectors of gates, and the slices of a network's tensors that each gate decides over."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Word = Literal["unit", "input", "weight"]
+WORDS: tuple[str, ...] = get_args(Word)
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """Where a gate vector meets one tensor.
+
+    Attributes:
+        tensor: the parameter's or buffer's name in the network.
+        dim: the dimension along which positions belong to gates; ``None`` if every element has a gate of its own.
+        gates: position to gate, of shape ``(size of dim,)``; −1 where none of this group's decides.
+        consumes: whether the gate multiplies these entries (they read the gated feature) or only decides
+            whether they exist (they make it).
+    """
+
+    tensor: str
+    dim: int | None
+    gates: Tensor
+    consumes: bool
+
+
+@dataclass(frozen=True, eq=False)
+class GateGroup:
+    """A vector of gates and the slices they decide over.
+
+    Attributes:
+        name: name of the group, ``layer.unit``, ``layer.input`` or ``layer.weight``; also the name of its Pyro site.
+        layer: the layer the request named.
+        size: number of gates.
+        slices: where the gates meet the network's tensors.
+        own: weights that each gate pays for in the paper's accounting (§2.4): those that make the feature, or, for
+            the inputs of a layer, those that read it.
+        min_units: how many gates the test-time network keeps at least.
+        selects: the layer whose input must be narrowed before it runs, because whatever produces the feature
+            stays as it is; ``None`` if the producer itself gets narrower.
+    """
+
+    name: str
+    layer: str
+    size: int
+    slices: tuple[Slice, ...]
+    own: Tensor
+    min_units: int = 1
+    selects: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """``"unit"``, ``"input"`` or ``"weight"``."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def removable(self) -> bool:
+        """Whether a closed gate makes the network smaller; single weights only become zero."""
+        return all(part.dim is not None for part in self.slices)
+
+
+@dataclass(frozen=True)
+class Product:
+    """Multiply-accumulates of features with features, as in attention: those a gate takes with it.
+
+    Attributes:
+        group: name of the gate group; empty for those that no gate decides over.
+        macs: per gate and input, of shape ``(size,)``.
+    """
+
+    group: str
+    macs: Tensor
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The gate groups of a network, and what was left dense.
+
+    Attributes:
+        groups: the gate groups.
+        dense: layer to the reason why it has no gates.
+        shapes: name to shape of every parameter.
+        macs: parameter name to multiply-accumulates per element and input.
+        products: multiply-accumulates without a parameter.
+    """
+
+    groups: tuple[GateGroup, ...]
+    dense: Mapping[str, str]
+    shapes: Mapping[str, torch.Size] = field(default_factory=dict)
+    macs: Mapping[str, float] = field(default_factory=dict)
+    products: tuple[Product, ...] = ()
+
+    def __str__(self) -> str:
+        width = max([len(group.name) for group in self.groups] + [len(layer) for layer in self.dense] + [20]) + 2
+        rows = [f"{'group':<{width}}{'gates':>7}  closed gates remove"]
+        for group in self.groups:
+            parts = [_shown(part) for part in group.slices]
+            more = f" and {len(parts) - 6} more" if len(parts) > 7 else ""  # noqa: PLR2004 (a line's worth)
+            rows.append(f"{group.name:<{width}}{group.size:>7}  {', '.join(parts[: 6 if more else 7])}{more}")
+        rows += [f"{layer:<{width}}  dense  {reason}" for layer, reason in self.dense.items()]
+        return "\n".join(rows)
+
+    def without(self, groups: Mapping[str, str]) -> "Structure":
+        """The same structure with some groups left dense, given by name with the reason."""
+        kept = tuple(group for group in self.groups if group.name not in groups)
+        dense = {group.layer: groups[group.name] for group in self.groups if group.name in groups}
+        products = tuple(product for product in self.products if product.group not in groups)
+        return Structure(kept, {**self.dense, **dense}, self.shapes, self.macs, products)
+
+
+def _shown(part: Slice) -> str:
+    if part.dim is None:
+        return f"elements of {part.tensor}"
+    return f"{part.tensor}[dim {part.dim}]" + ("*" if part.consumes else "")

@@ -1,0 +1,211 @@
+"""The labels of a network's tensors, and what its weights make and read."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from l0bayes.structure.features import Features
+
+_LARGE = 1 << 18  # parameters beyond this get a label per entry of their last dimension, not one per element
+
+
+@dataclass
+class Axis:
+    """A dimension of a weight: the features that its positions make, or that they read."""
+
+    labels: Tensor
+    reads: bool
+
+
+@dataclass(frozen=True)
+class WeightView:
+    """A matrix in a computation that is (a part of) one parameter.
+
+    Attributes:
+        name: the parameter.
+        dims: the parameter's dimension behind each of the matrix's.
+        starts: where along it the matrix begins.
+    """
+
+    name: str
+    dims: tuple[int, ...]
+    starts: tuple[int, ...]
+
+
+class Labelling:
+    """What is known of a network's features while it runs.
+
+    Args:
+        net: the network.
+
+    Attributes:
+        features: the labels, and how they are tied.
+        axes: (parameter name, dimension) to what its positions make or read.
+        elements: parameter name to labels of its elements, where it takes part in something else than a product.
+        macs: parameter name to multiply-accumulates per element, for the whole batch.
+        products: labels and multiply-accumulates of each, for products of features with features.
+        stack: names of the modules that are running, the innermost last.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self.features = Features()
+        self.axes: dict[tuple[str, int], Axis] = {}
+        self.elements: dict[str, Tensor] = {}
+        self.macs: dict[str, float] = {}
+        self.products: list[tuple[Tensor, float]] = []
+        self.net = net
+        self.stack = [""]
+        self._labels: Any = WeakIdKeyDictionary()
+        self._blank: dict[int, Tensor] = {}
+        self._input = self.features.fresh(1)
+        self.features.freeze(self._input, "it is tied to the network's own input")
+        tensors = [*net.named_parameters(), *net.named_buffers()]
+        self._held = {tensor.untyped_storage().data_ptr(): (name, tensor) for name, tensor in tensors if tensor.numel()}
+        self._shapes = {name: tensor.shape for name, tensor in tensors}
+
+    @property
+    def where(self) -> str:
+        """The module that is running, for messages."""
+        name = self.stack[-1]
+        return f"{name!r}" if name else type(self.net).__name__
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that is running."""
+        return self.net.get_submodule(self.stack[-1])
+
+    # -- labels of tensors ------------------------------------------------------------------------------------------
+
+    def labels(self, tensor: Any) -> Tensor | None:
+        """The labels of a tensor, of its shape; ``None`` if it carries no features."""
+        if not isinstance(tensor, Tensor):
+            return None
+        labels: Tensor | None = self._labels.get(tensor)
+        if labels is not None or not tensor.is_floating_point():
+            return labels
+        name, held = self._held.get(tensor.untyped_storage().data_ptr(), (None, None))
+        if name is None or held is None:
+            return None
+        whole = self._elements_of(name, held)
+        if tensor.shape == held.shape and tensor.stride() == held.stride():
+            return whole
+        dense = torch.empty_strided(held.shape, held.stride(), dtype=torch.int64).copy_(whole)
+        return dense.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset() - held.storage_offset())
+
+    def _elements_of(self, name: str, held: Tensor) -> Tensor:
+        if name not in self.elements:
+            by_element = held.numel() <= _LARGE
+            fresh = self.features.fresh(held.numel() if by_element else held.shape[-1])
+            self.elements[name] = fresh.reshape(held.shape) if by_element else fresh.expand(held.shape)
+        return self.elements[name]
+
+    def is_weight(self, tensor: Any) -> bool:
+        """Whether a tensor is (a view of) a parameter or buffer itself, of which no part has been computed."""
+        return isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() in self._held
+
+    def features_only(self, tensor: Tensor) -> Tensor | None:
+        """The labels of a tensor unless it is a parameter itself."""
+        return None if self.is_weight(tensor) else self.labels(tensor)
+
+    def known(self, tensor: Tensor) -> Tensor:
+        """The labels of a tensor, all 0 where it carries no features."""
+        labels = self.labels(tensor)
+        return torch.zeros((), dtype=torch.int64).expand(tensor.shape) if labels is None else labels
+
+    def label_input(self, tensor: Tensor) -> None:
+        """Marks one of the network's own inputs, which stays as it is."""
+        if tensor.is_floating_point():
+            self._labels[tensor] = self._input.reshape([1] * tensor.dim()).expand(tensor.shape)
+
+    def label(self, tensor: Any, labels: Tensor | None) -> None:
+        """Gives a result its labels."""
+        if labels is not None and isinstance(tensor, Tensor):
+            self._labels[tensor] = labels
+
+    def blank(self, tensor: Tensor) -> None:
+        """A tensor that was just made, without features, into which some may be written."""
+        labels = torch.zeros(tensor.shape, dtype=torch.int64)
+        self._blank[labels.untyped_storage().data_ptr()] = labels
+        self._labels[tensor] = labels
+
+    def write(self, tensor: Tensor, labels: Tensor | None) -> None:
+        """Labels of what is written into a tensor, in place."""
+        old = self._labels.get(tensor)
+        if old is not None and old.untyped_storage().data_ptr() in self._blank:
+            old.copy_(torch.zeros((), dtype=torch.int64) if labels is None else labels)
+        elif old is not None or labels is not None:
+            for value in (old, labels):
+                if value is not None:
+                    self.features.freeze(value, f"{self.where} writes its features into another tensor")
+
+    def meet_in_place(self, tensor: Tensor, labels: Tensor) -> None:
+        """Labels of a result that stands where one of its operands stood, tied to it already."""
+        old = self._labels.get(tensor)
+        if old is not None and old.untyped_storage().data_ptr() in self._blank:
+            old.copy_(labels)
+        else:
+            self._labels[tensor] = labels
+
+    def unshared(self, labels: Tensor | None) -> Tensor | None:
+        """Labels for a copy: what is later written into the original must not reach them."""
+        return labels.clone() if labels is not None and labels.untyped_storage().data_ptr() in self._blank else labels
+
+    # -- products --------------------------------------------------------------------------------------------------
+
+    def count_macs(self, name: str, number: float) -> None:
+        """Adds multiply-accumulates per element of a parameter."""
+        self.macs[name] = self.macs.get(name, 0.0) + number
+
+    def count_product(self, labels: Tensor, each: float) -> None:
+        """Adds multiply-accumulates per labelled result of a product of features."""
+        self.products.append((labels, each))
+
+    # -- weights ---------------------------------------------------------------------------------------------------
+
+    def weight(self, tensor: Any) -> WeightView | None:
+        """The parameter that a matrix is a view of; ``None`` if it is something computed."""
+        if not isinstance(tensor, Tensor) or self._labels.get(tensor) is not None:
+            return None
+        name, held = self._held.get(tensor.untyped_storage().data_ptr(), (None, None))
+        if name is None or held is None:
+            return None
+        free = list(range(held.dim()))
+        dims: list[int] = []
+        for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+            matching = [d for d in free if held.stride(d) == stride and size <= held.shape[d]]
+            if not matching:
+                return None
+            dims.append(matching[-1])  # between equal ones the last, since linear layers hand over their transpose
+            free.remove(matching[-1])
+        if any(held.shape[dim] != 1 for dim in free):
+            return None
+        offset = tensor.storage_offset() - held.storage_offset()
+        starts = tuple(offset // held.stride(d) % held.shape[d] if held.shape[d] > 1 else 0 for d in dims)
+        return WeightView(name, tuple(dims), starts)
+
+    def makes(self, view: WeightView, dim: int, size: int) -> Tensor:
+        """Labels of the features that a weight makes along one of its view's dimensions, of shape ``(size,)``."""
+        name, own = view.name, view.dims[dim]
+        axis = self.axes.get((name, own))
+        if axis is None:
+            axis = self.axes[name, own] = Axis(self.features.fresh(self._shapes[name][own]), reads=False)
+        elif axis.reads:
+            self.features.freeze(axis.labels, f"{name} both makes and reads features along dimension {own}")
+        return axis.labels[view.starts[dim] : view.starts[dim] + size]
+
+    def reads(self, view: WeightView, dim: int, labels: Tensor) -> None:
+        """Notes the features, of shape ``(size,)``, that a weight reads along one of its view's dimensions."""
+        name, own, start = view.name, view.dims[dim], view.starts[dim]
+        axis = self.axes.get((name, own))
+        if axis is None:
+            blank = torch.zeros(self._shapes[name][own], dtype=torch.int64)
+            axis = self.axes[name, own] = Axis(blank, reads=True)
+        elif not axis.reads:
+            self.features.freeze(axis.labels, f"{name} both makes and reads features along dimension {own}")
+            self.features.freeze(labels, f"{name} both makes and reads features along dimension {own}")
+            return
+        part = axis.labels[start : start + len(labels)]
+        part.copy_(self.features.tie(part, labels))

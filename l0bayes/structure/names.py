@@ -1,0 +1,33 @@
+"""Names of layers and tensors in a network."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+_OF_A_LAYER = ("weight", "bias", "in_proj_weight", "in_proj_bias")
+
+
+def join_name(layer: str, name: str) -> str:
+    """The dotted name of something in a layer, the root layer being named ``""``."""
+    return f"{layer}.{name}" if layer else name
+
+
+def layer_of(tensor: str) -> str:
+    """The layer a tensor belongs to: its module's name, or its own where it is one parameter among others there."""
+    owner, _, name = tensor.rpartition(".")
+    return owner if name in _OF_A_LAYER else tensor
+
+
+def as_arguments(example_input: Any) -> tuple[Any, ...]:
+    """An example input as the arguments of the network: one, or those of a tuple."""
+    return example_input if isinstance(example_input, tuple) else (example_input,)
+
+
+def named_twice(net: nn.Module) -> Mapping[str, tuple[str, ...]]:
+    """Parameters that several modules share: each of their names to all of them."""
+    names: dict[int, list[str]] = {}
+    for path, module in net.named_modules():  # a module under two names is one module, and comes once
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            names.setdefault(id(parameter), []).append(join_name(path, name))
+    return {name: tuple(group) for group in names.values() if len(group) > 1 for name in group}

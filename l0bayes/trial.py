@@ -1,0 +1,100 @@
+"""Tries a structure out: does the network, with closed features removed, compute what it does with them masked?
+
+Structure shows which slices belong together, not what else the user's code takes for granted, such as a width written
+into a ``view``. So it is tried, in float64 and with random weights, and groups that fail are left dense.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from l0bayes.errors import StructureError
+from l0bayes.masked import masked_forward
+from l0bayes.structure import GateGroup, Structure
+from l0bayes.subnetwork import Selector, run_subnetwork
+
+
+def leave_out_what_differs(net: nn.Module, structure: Structure, inputs: tuple[Any, ...]) -> Structure:
+    """The structure without the groups with which masked and removed features give different outputs.
+
+    Args:
+        net: the network; a copy of it is run.
+        structure: its gate groups.
+        inputs: an example of its arguments.
+
+    Returns:
+        The structure, with such groups listed as dense.
+
+    Raises:
+        StructureError: if no group is left.
+    """
+    trial = _Trial(net, inputs)
+    good: list[GateGroup] = []
+    bad: dict[str, str] = {}
+    trial.sort(structure.groups, good, bad)
+    if not good:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in bad.items())
+        raise StructureError(
+            f"{type(net).__name__} gives different outputs with closed features masked and removed ({reasons}). Gate "
+            "fewer layers, by patterns in gates"
+        )
+    return structure.without(bad)
+
+
+def _uneven_gates(size: int) -> Tensor:
+    """Gates of which a third is closed, irregularly and mostly early ones: equal parts would not lose equally many."""
+    generator = torch.Generator().manual_seed(size)
+    order = torch.rand(size, generator=generator, dtype=torch.float64) + 2 * torch.arange(size) / size
+    values = 0.25 + 0.5 * torch.rand(size, generator=generator, dtype=torch.float64)
+    values[order.argsort()[: max(size // 3, min(size - 1, 1))]] = 0.0
+    return values
+
+
+class _Trial:
+    """A copy of the network with random weights, since a layer that starts at zero would hide a difference."""
+
+    def __init__(self, net: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._net = copy.deepcopy(net).eval().double()
+        self._inputs = tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, inputs)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for name, tensor in [*self._net.named_parameters(), *self._net.named_buffers()]:
+                if not tensor.is_floating_point():
+                    continue
+                noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
+                if isinstance(tensor, nn.Parameter):
+                    tensor.copy_(noise * (tensor[0].numel() ** -0.5 if tensor.dim() > 1 else 1.0))
+                elif name.endswith("running_var"):
+                    tensor.copy_(0.5 + noise.abs())
+                elif name.endswith("running_mean"):
+                    tensor.copy_(noise)
+
+    def sort(self, groups: Sequence[GateGroup], good: list[GateGroup], bad: dict[str, str]) -> None:
+        """Puts each group where it belongs, by halves: most networks need one look."""
+        reason = self._difference([*good, *groups])
+        if reason is None:
+            good.extend(groups)
+        elif len(groups) == 1:
+            bad[groups[0].name] = f"with its closed features removed the network does not compute the same: {reason}"
+        else:
+            middle = len(groups) // 2
+            self.sort(groups[:middle], good, bad)
+            self.sort(groups[middle:], good, bad)
+
+    @torch.no_grad()
+    def _difference(self, groups: Sequence[GateGroup]) -> str | None:
+        """How the subnetwork differs from the masked network; ``None`` if it does not."""
+        device = next(self._net.parameters()).device
+        gates = {group.name: _uneven_gates(group.size).to(device) for group in groups}
+        try:
+            masked = masked_forward(self._net, groups, gates, *self._inputs)
+            selection = Selector(self._net, groups)(self._net, gates)
+            selected = run_subnetwork(self._net, selection, *self._inputs)
+            torch.testing.assert_close(selected, masked, rtol=1e-6, atol=1e-8)
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError) as error:
+            return " ".join(str(error).split())
+        return None
