@@ -7,6 +7,7 @@ from l0bayes.inference.fit import FitResult, fit
 from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
 from l0bayes.inference.parameter_groups import parameter_groups
 from l0bayes.inference.predict import predict
+from l0bayes.inference.shrink import shrink
 from l0bayes.inference.storage import load, save
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "parameter_groups",
     "predict",
     "save",
+    "shrink",
 ]

@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped."""
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class Progress:
         sums: what is being summed over that epoch.
         history: one row of measurements a finished epoch.
         epoch_random: random state at the start of the epoch, from which its order of data follows.
+        units: for a network that was shrunk, the gates that are left of each group.
     """
 
     epoch: int = 0
@@ -33,6 +34,7 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     epoch_random: dict[str, Tensor] = field(default_factory=dict)
+    units: dict[str, list[int]] = field(default_factory=dict)
 
 
 def random_state() -> dict[str, Tensor]:
@@ -97,6 +99,7 @@ def save_checkpoint(
         "step": progress.step,
         "sums": progress.sums,
         "history": progress.history,
+        "units": progress.units,
         "optimizer": {
             "class": type(optimizer).__qualname__,
             "groups": [
@@ -109,13 +112,19 @@ def save_checkpoint(
     return write_tensors(path, tensors, facts)
 
 
-def load_checkpoint(path: str | Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> Progress:
+def load_checkpoint(
+    path: str | Path,
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    prepare: Callable[[Progress], None] | None = None,
+) -> Progress:
     """Restores modules, optimizer and random state from a checkpoint.
 
     Args:
         path: the file.
         modules: the same modules, by the same names.
         optimizer: an optimizer of the same class over the same parameters.
+        prepare: called with how far the run was before anything is compared, to bring the modules to their size then.
 
     Returns:
         How far the run was.
@@ -133,7 +142,10 @@ def load_checkpoint(path: str | Path, modules: Mapping[str, nn.Module], optimize
             sums=facts["sums"],
             history=facts["history"],
             epoch_random=dict(_under(tensors, "random/epoch")),
+            units=facts.get("units", {}),
         )
+        if prepare is not None and progress.units:
+            prepare(progress)
         optimizer_state = _optimizer_state(tensors, stored)
         _check(tensors, modules, optimizer, stored)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

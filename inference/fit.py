@@ -31,8 +31,10 @@ from l0bayes.inference.elbo import ClosedFormKL_ELBO
 from l0bayes.inference.evaluate import evaluate, is_gated
 from l0bayes.inference.interrupt import Interruption, deferred_interrupt
 from l0bayes.inference.parameter_groups import parameter_groups
+from l0bayes.inference.shrink import shrink, shrink_to
 from l0bayes.models.likelihood import Likelihood
 from l0bayes.posterior.cost import expected_l0
+from l0bayes.sparsify import find_sparse
 
 Batches = Iterable[tuple[Tensor, ...]]
 
@@ -64,6 +66,7 @@ def fit(
     optimizer: torch.optim.Optimizer | None = None,
     elbo: ELBO | None = None,
     num_particles: int = 1,
+    shrink_below: float | None = None,
     validation_loader: Batches | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
@@ -84,6 +87,8 @@ def fit(
         elbo: the ELBO; :class:`~l0bayes.inference.ClosedFormKL_ELBO` if ``None``. A model with sites that have no
             closed-form KL needs ``TraceMeanField_ELBO``.
         num_particles: draws of the gates a step, for the default ELBO.
+        shrink_below: after each epoch, units with P(z ≠ 0) below this are removed for good, see
+            :func:`~l0bayes.inference.shrink`. ``None`` removes none.
         validation_loader: batches on which to report the error after each epoch.
         checkpoint: a file written after every epoch and on Ctrl-C. If it exists, the run goes on from there, as
             if it had never stopped.
@@ -103,6 +108,8 @@ def fit(
         raise ValueError(f"epochs must be at least 1; got {epochs}")
     if num_particles < 1:
         raise ValueError(f"num_particles must be at least 1; got {num_particles}")
+    if shrink_below is not None and not (0 <= shrink_below < 1 and is_gated(model)):
+        raise ValueError(f"shrink_below must be in [0, 1), and the model around a sparse module; got {shrink_below}")
     _check_arguments(model, guide, train_loader)
     with pyro.get_param_store().scope(), deferred_interrupt() as interruption:
         objective = (elbo or ClosedFormKL_ELBO(num_particles=num_particles))(model, guide)
@@ -117,6 +124,8 @@ def fit(
             while run.progress.epoch < epochs:
                 row = run.train_epoch(train_loader)
                 row |= _measure(model, guide, validation_loader)
+                if shrink_below is not None:
+                    run.shrink(shrink_below)
                 run.finish_epoch(row)
                 bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k != "seconds"})
                 bar.update()
@@ -143,7 +152,11 @@ class _Run:
 
     def resume(self) -> None:
         if self.checkpoint is not None and self.checkpoint.exists():
-            self.progress = load_checkpoint(self.checkpoint, self._modules, self._optimizer)
+            self.progress = load_checkpoint(self.checkpoint, self._modules, self._optimizer, self._as_small_as)
+
+    def _as_small_as(self, progress: Progress) -> None:
+        model, guide = self._modules.values()
+        shrink_to(model, guide, self._optimizer, progress.units)  # type: ignore[arg-type] # a guide, as fit was given
 
     def _save(self) -> None:
         if self.checkpoint is not None:
@@ -203,6 +216,11 @@ class _Run:
         loss.backward()
         self._optimizer.step()
         return value
+
+    def shrink(self, closed_below: float) -> None:
+        model, guide = self._modules.values()
+        shrink(model, guide, self._optimizer, closed_below=closed_below)  # type: ignore[arg-type] # checked by fit
+        self.progress.units = {name: units.tolist() for name, units in find_sparse(model).units.items()}
 
     def finish_epoch(self, row: dict[str, float]) -> None:
         done = self.progress

@@ -10,9 +10,10 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
+from l0bayes.compacted import resize
 from l0bayes.errors import FileFormatError
 from l0bayes.inference.files import read_tensors, write_bytes, write_tensors
-from l0bayes.compacted import resize
+from l0bayes.select_inputs import SelectInputs
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -44,6 +45,7 @@ def save(module: nn.Module, path: str | Path, provenance: Mapping[str, Any] | No
         "kind": _kind(module),
         "class": type(module).__qualname__,
         "shapes": {name: list(tensor.shape) for name, tensor in state.items()},
+        "given_features": {n: m.given_features for n, m in module.named_modules() if isinstance(m, SelectInputs)},
         "versions": {"torch": torch.__version__, "pyro": pyro.__version__},
         "provenance": dict(provenance or {}),
     }
@@ -83,6 +85,8 @@ def load(path: str | Path, module: _Module) -> _Module:
     except (AttributeError, ValueError) as error:
         raise FileFormatError(f"module: {path} does not fit it: {error}") from error
     _load_state(path, module, tensors)
+    for name, given in facts.get("given_features", {}).items():
+        module.get_submodule(name).given_features = given
     return module.eval()
 
 

@@ -152,8 +152,8 @@ class ExpectedCost:
                 shared = {number for number, _ in self._axes[one].parts} & {n for n, _ in self._axes[other].parts}
                 if (decided > 1).any() and shared:
                     raise StructureError(
-                        f"gates: {self._names[min(shared)]!r} decides over both dimensions of a weight on which further "
-                        "gates lie; its expected cost is not closed. Gate either units or inputs there"
+                        f"gates: {self._names[min(shared)]!r} decides over both dimensions of a weight on which "
+                        "further gates lie; its expected cost is not closed. Gate either units or inputs there"
                     )
 
     def _share(self, k: int, quadratic: Tensor, linear: Tensor) -> _Share:
@@ -197,7 +197,9 @@ class ExpectedCost:
         if key not in self._cast:
             shares = []
             for share in self._shares:
-                moved = {name: value.to(like) for name, value in vars(share).items() if name not in ("axes", "overlaps")}
+                moved = {
+                    name: value.to(like) for name, value in vars(share).items() if name not in ("axes", "overlaps")
+                }
                 overlaps = tuple(
                     _Overlap(o.row, o.gates.to(like.device), tuple((n, t.to(like.device)) for n, t in o.others))
                     for o in share.overlaps
@@ -240,7 +242,9 @@ class ExpectedCost:
             for number, table in overlap.others:
                 seen = tally.seen[number]
                 factor = factor * torch.cat((seen, seen.new_ones(1)))[table]
-            row = torch.zeros_like(counts).index_put((torch.full_like(overlap.gates, overlap.row), overlap.gates), factor, accumulate=True)
+            row = torch.zeros_like(counts).index_put(
+                (torch.full_like(overlap.gates, overlap.row), overlap.gates), factor, accumulate=True
+            )
             counts = counts + row
         return counts
 

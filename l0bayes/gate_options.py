@@ -43,15 +43,17 @@ class GateOptions:
             raise StructureError(f"gates: {self.gates!r} for layer {layer!r} is none of {', '.join(WORDS)}")
         for name in ("code_cost", "inclusion", "init_open"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not (isinstance(value, int | float) or (name == "inclusion" and value is None)):
+            if isinstance(value, bool) or not (
+                isinstance(value, int | float) or (name == "inclusion" and value is None)
+            ):
                 raise ValueError(f"{name} must be a number; got {value!r} for layer {layer!r}")
         check_code_cost(torch.as_tensor(float(self.code_cost)))
         for name in ("inclusion", "init_open"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise ValueError(
-                    f"{name} must be strictly between 0 and 1; got {value:g} for layer {layer!r}. A gate that is always "
-                    "open or always closed needs no gate"
+                    f"{name} must be strictly between 0 and 1; got {value:g} for layer {layer!r}. A gate that is "
+                    "always open or always closed needs no gate"
                 )
         minimum = self.min_units
         if minimum is not None and (not isinstance(minimum, int) or minimum < 0):
@@ -91,7 +93,8 @@ def match_layers(layers: Sequence[str], gates: str | Mapping[str, Any]) -> dict[
     """
     if not layers:
         raise StructureError(
-            "net has no layer that can be gated. Pass a network with linear layers, convolutions, embeddings or attention"
+            "net has no layer that can be gated. Pass a network with linear layers, convolutions, embeddings or "
+            "attention"
         )
     patterns = {"*": gates} if isinstance(gates, str) else dict(gates)
     for pattern in patterns:

@@ -9,7 +9,6 @@ from pyro.nn import pyro_method
 from torch import Tensor, nn
 
 from l0bayes.distributions import HardConcrete, JointL0Prior, L0Prior, SpikeAndSlabPrior
-from l0bayes.distributions.gate_prior import GatePrior
 from l0bayes.errors import DataError
 from l0bayes.expected_cost import ExpectedCost, RunningAccount
 from l0bayes.gate_options import GateOptions
@@ -39,8 +38,11 @@ class SparseModule(OwnedModule):
     Attributes:
         net: the network.
         structure: the gate groups, and the layers left dense with reasons; ``print(sparse.structure)``.
+        units: group name to the numbers that its gates had in the full network.
         cost: what a code cost is paid for.
     """
+
+    units: dict[str, Tensor]
 
     def __init__(
         self,
@@ -48,6 +50,7 @@ class SparseModule(OwnedModule):
         structure: Structure,
         options: Mapping[str, GateOptions],
         default: GateOptions,
+        *,
         cost: str = "parameters",
         example_shapes: tuple[torch.Size, ...] = (),
     ) -> None:
@@ -60,8 +63,15 @@ class SparseModule(OwnedModule):
         self.restructure(structure)
         self.claim_parameters()
 
-    def restructure(self, structure: Structure) -> None:
-        """Takes another structure for the same network, with its tables and prices."""
+    def restructure(self, structure: Structure, left: Mapping[str, Tensor] | None = None) -> None:
+        """Takes another structure for the same network, with its tables and prices.
+
+        Args:
+            structure: the structure.
+            left: group name to the gates of the structure before that are left, if units were removed.
+        """
+        before = self.units if left is not None else {}
+        self.units = {g.name: before[g.name][left[g.name]] if left else torch.arange(g.size) for g in structure.groups}
         self.structure = structure
         self._select = Selector(self.child("net"), structure.groups, _NARROW_BELOW)
         self._device = next(self.child("net").parameters()).device
@@ -100,7 +110,7 @@ class SparseModule(OwnedModule):
     def _prior(self, position: int, account: RunningAccount | None) -> Any:
         group = self.groups[position]
         options = self._options[group.layer]
-        prior: GatePrior
+        prior: Any
         if account is not None:
             prior = JointL0Prior(account, position, group.size, options.inclusion, self._reference)
         else:

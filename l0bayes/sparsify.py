@@ -71,7 +71,7 @@ def sparsify(
     structure = leave_out_what_differs(net, structure, inputs)
     _refuse_dense(structure, gates)
     shapes = tuple(value.shape[1:] for value in inputs if isinstance(value, Tensor))
-    return SparseModule(net, structure, options, default, cost, shapes)
+    return SparseModule(net, structure, options, default, cost=cost, example_shapes=shapes)
 
 
 def _check_example(inputs: tuple[Any, ...]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from l0bayes.select_inputs import feature_dim, select_features
-from l0bayes.structure import GateGroup, Slice, join_name
+from l0bayes.structure import GateGroup, Slice
 from l0bayes.widths import attributes, computes_by_width
 
 
@@ -57,7 +57,9 @@ class _Cut:
 class _Draw:
     """One set of gates, as seen along each line of positions; every line is worked out once."""
 
-    def __init__(self, lines: Sequence[tuple[_Part, ...]], gates: Mapping[str, Tensor], kept: Mapping[str, Any]) -> None:
+    def __init__(
+        self, lines: Sequence[tuple[_Part, ...]], gates: Mapping[str, Tensor], kept: Mapping[str, Any]
+    ) -> None:
         self._lines, self._gates, self._kept = lines, gates, kept
         self._keep: dict[int, Tensor | None] = {}
         self._gain: dict[int, Tensor] = {}
@@ -181,6 +183,17 @@ class Selector:
             elif (new := _cut(tensors.get(name), tensor_of(net, name), cuts, draw)) is not None:
                 tensors[name] = new
         return Selection(tensors, self._features(draw, gates, kept), buffers)
+
+    def positions(self, gates: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, Tensor], ...]]:
+        """What a subnetwork keeps of each tensor: dimensions and indices, for those of which something goes."""
+        kept = {group.name: self._kept(group.name, gates[group.name]) for group in self._groups}
+        draw = _Draw(self._lines, gates, kept)
+        found = {}
+        for name, cuts in self._cuts.items():
+            along = tuple((cut.dim, keep) for cut in cuts if (keep := draw.keep(cut.line)) is not None)
+            if along:
+                found[name] = along
+        return found
 
     def _move(self, device: torch.device) -> None:
         if device != self._device:

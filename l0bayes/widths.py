@@ -1,6 +1,6 @@
 """Attributes by which torch's layers state how wide they are, and what they are for other shapes of their tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -29,28 +29,52 @@ def attributes(module: nn.Module, shapes: Shapes) -> dict[str, Any]:
     Returns:
         Attribute name to value; empty for layers that state no width.
     """
-    if isinstance(module, nn.Linear) and "weight" in shapes:
-        return {"out_features": shapes["weight"][0], "in_features": shapes["weight"][1]}
-    if isinstance(module, _ConvNd) and "weight" in shapes:
-        return _of_convolution(module, shapes["weight"])
-    if isinstance(module, nn.Embedding) and "weight" in shapes:
-        return {"num_embeddings": shapes["weight"][0], "embedding_dim": shapes["weight"][1]}
-    if isinstance(module, _NormBase):
-        size = shapes.get("weight", shapes.get("running_mean"))
-        return {} if size is None else {"num_features": size[0]}
-    if isinstance(module, nn.GroupNorm) and "weight" in shapes:
-        channels = shapes["weight"][0]
-        return {"num_channels": channels, "num_groups": channels * module.num_groups // module.num_channels}
-    if isinstance(module, nn.PReLU) and "weight" in shapes:
-        return {"num_parameters": shapes["weight"][0]}
-    if isinstance(module, nn.MultiheadAttention) and "in_proj_weight" in shapes:
-        heads = shapes["in_proj_weight"][0] // 3 // module.head_dim
-        return {"__class__": FewerHeads, "num_heads": heads, "_qkv_same_embed_dim": False}
+    for kind, tensors, rule in _RULES:
+        shape = next((shapes[name] for name in tensors if name in shapes), None)
+        if isinstance(module, kind) and shape is not None:
+            return rule(module, shape)
     return {}
 
 
-def _of_convolution(module: _ConvNd, shape: torch.Size) -> dict[str, int]:
+def _of_linear(_module: Any, shape: torch.Size) -> dict[str, Any]:
+    return {"out_features": shape[0], "in_features": shape[1]}
+
+
+def _of_convolution(module: Any, shape: torch.Size) -> dict[str, Any]:
     groups = shape[0] * module.groups // module.weight.shape[0] if module.groups > 1 else 1
     first, second = shape[0], shape[1] * groups
     made, read = (second, first) if module.transposed else (first, second)
     return {"out_channels": made, "in_channels": read, "groups": groups}
+
+
+def _of_embedding(_module: Any, shape: torch.Size) -> dict[str, Any]:
+    return {"num_embeddings": shape[0], "embedding_dim": shape[1]}
+
+
+def _of_norm(_module: Any, shape: torch.Size) -> dict[str, Any]:
+    return {"num_features": shape[0]}
+
+
+def _of_group_norm(module: Any, shape: torch.Size) -> dict[str, Any]:
+    return {"num_channels": shape[0], "num_groups": shape[0] * module.num_groups // module.num_channels}
+
+
+def _of_prelu(_module: Any, shape: torch.Size) -> dict[str, Any]:
+    return {"num_parameters": shape[0]}
+
+
+def _of_attention(module: Any, shape: torch.Size) -> dict[str, Any]:
+    heads = shape[0] // 3 // module.head_dim
+    return {"__class__": FewerHeads, "num_heads": heads, "_qkv_same_embed_dim": False}
+
+
+# Kind of layer, the tensors whose shape tells (the first that it has), and what follows from the shape.
+_RULES: tuple[tuple[type, tuple[str, ...], Callable[[Any, torch.Size], dict[str, Any]]], ...] = (
+    (nn.Linear, ("weight",), _of_linear),
+    (_ConvNd, ("weight",), _of_convolution),
+    (nn.Embedding, ("weight",), _of_embedding),
+    (_NormBase, ("weight", "running_mean"), _of_norm),
+    (nn.GroupNorm, ("weight",), _of_group_norm),
+    (nn.PReLU, ("weight",), _of_prelu),
+    (nn.MultiheadAttention, ("in_proj_weight",), _of_attention),
+)

@@ -12,7 +12,6 @@ from torch.utils._pytree import tree_map_only
 
 from l0bayes.errors import StructureError
 from l0bayes.fewer_heads import supports
-from l0bayes.structure.features import Classes
 from l0bayes.structure.flow import Flow
 from l0bayes.structure.groups import WORDS, GateGroup, Product, Slice, Structure, Word
 from l0bayes.structure.names import as_arguments, join_name, layer_of, named_twice
@@ -54,7 +53,7 @@ class Finder:
         self._run(flow, inputs)
         self._flow = flow.labelling
         self._called = flow.called
-        self._classes: Classes = self._flow.features.classes()
+        self._classes = self._flow.features.classes()
         self._freeze_shared()
         self._axes = {key: (self._classes.of(axis.labels), axis.reads) for key, axis in self._flow.axes.items()}
         self._add_elements()
@@ -102,7 +101,9 @@ class Finder:
                 if tensor == name:
                     self._freeze(self._classes.of(axis.labels), f"its weight {name!r} is shared with {others}")
             if name in self._flow.elements:
-                self._freeze(self._classes.of(self._flow.elements[name]), f"its weight {name!r} is shared with {others}")
+                self._freeze(
+                    self._classes.of(self._flow.elements[name]), f"its weight {name!r} is shared with {others}"
+                )
 
     def _add_elements(self) -> None:
         """Parameters that take part in something else than a product, such as norms, biases and embeddings."""
@@ -161,7 +162,9 @@ class Finder:
             if isinstance(inside, nn.MultiheadAttention):
                 return "it belongs to the attention around it"
             return "the network does not call it"
-        if module is not None and not any(name.endswith("weight") for name, _ in module.named_parameters(recurse=False)):
+        if module is not None and not any(
+            name.endswith("weight") for name, _ in module.named_parameters(recurse=False)
+        ):
             return "its weight is not a parameter of its own"
         return "no product of its weight with features was seen"
 
@@ -240,7 +243,9 @@ class Finder:
             if not part.consumes and part.dim is not None and (part.tensor, part.dim) in self._flow.axes:
                 weight = self._net.get_parameter(part.tensor)
                 decides = part.gates >= 0
-                own.index_add_(0, part.gates[decides], torch.full((int(decides.sum()),), weight.numel() // len(decides)))
+                own.index_add_(
+                    0, part.gates[decides], torch.full((int(decides.sum()),), weight.numel() // len(decides))
+                )
         minimum = request.min_units
         if minimum is None:
             minimum = 0 if self._may_vanish(slices) else 1
@@ -296,7 +301,9 @@ class Finder:
         minimum = 0 if request.min_units is None else request.min_units
         return GateGroup(join_name(layer, "weight"), layer, size, (part,), torch.ones(size, dtype=torch.int64), minimum)
 
-    def _work(self, groups: list[GateGroup], taken: Mapping[int, tuple[str, int]]) -> tuple[Mapping[str, float], tuple[Product, ...]]:
+    def _work(
+        self, groups: list[GateGroup], taken: Mapping[int, tuple[str, int]]
+    ) -> tuple[Mapping[str, float], tuple[Product, ...]]:
         """Multiply-accumulates per input: of each element of a weight, and of features with features."""
         macs = {name: number / self._rows for name, number in self._macs.items()}
         sums = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in groups} | {"": torch.zeros(1)}

@@ -85,7 +85,7 @@ class Flow(TorchDispatchMode):
                 hook.remove()
             del stack[1:]
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Computes an operation and moves the labels along."""
         kwargs = kwargs or {}
         with self:  # some operations are made of others, which is all that needs rules

@@ -18,25 +18,30 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from l0bayes.structure.labelling import Labelling, WeightView
 
-_MOVES = """
+
+def _names(text: str) -> list[str]:
+    return text.split()
+
+
+_MOVES = _names("""
     view _unsafe_view _reshape_alias reshape permute transpose t expand slice select split split_with_sizes unbind cat
     stack squeeze unsqueeze roll flip repeat constant_pad_nd as_strided index_select narrow diagonal unfold
     pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle index gather repeat_interleave movedim tril
     triu rot90 chunk
-""".split()
-_COPIES = "clone _to_copy contiguous detach alias lift_fresh".split()
-_POINTWISE = """
+""")
+_COPIES = _names("clone _to_copy contiguous detach alias lift_fresh")
+_POINTWISE = _names("""
     native_dropout bernoulli bernoulli_ hardswish hardswish_ prelu _prelu_kernel masked_fill masked_fill_ nan_to_num
     log_sigmoid_forward rrelu_with_noise where clamp clamp_min clamp_max rand_like randn_like
-""".split()
-_REDUCES = """
+""")
+_REDUCES = _names("""
     mean sum amax amin max min var std var_mean prod logsumexp linalg_vector_norm norm argmax argmin any all median
     cumsum _softmax _log_softmax softmax log_softmax
-""".split()
-_MAKES = """
-    zeros ones full empty zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty empty_strided
-    new_empty_strided empty_permuted
-""".split()
+""")
+_MAKES = _names("""
+    zeros ones full empty zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty
+    empty_strided new_empty_strided empty_permuted
+""")
 _OVERWRITES = ["fill_", "zero_"]
 _SPATIAL = re.compile(r"(_?(adaptive_)?(max|avg)_pool|_?upsample\w*?|reflection_pad|replication_pad)(?P<dims>\d)d")
 _BATCH_NORM = re.compile(r"(native|cudnn|miopen|_native)_batch_norm\w*|_batch_norm_with_update\w*")
@@ -167,7 +172,7 @@ def _copy_into(flow: Labelling, call: Call) -> None:
     flow.write(call["self"], None if labels is None else labels.expand(call["self"].shape))
 
 
-# -- element by element, and reductions ---------------------------------------------------------------------------------
+# -- element by element, and reductions -------------------------------------------------------------------------
 
 
 def _pointwise(flow: Labelling, call: Call) -> None:
@@ -323,20 +328,15 @@ def _grouped(flow: Labelling, call: Call, view: WeightView, entering: Tensor) ->
 
 
 def _addmm(flow: Labelling, call: Call) -> None:
-    labels = _matrix_product(flow, call["mat1"], call["mat2"], call.out)
-    _add(flow, labels, call)
-
-
-def _mm(flow: Labelling, call: Call) -> None:
-    flow.label(call.out, _matrix_product(flow, call["self"], call["mat2"], call.out))
+    _add(flow, _product(flow, call["mat1"], call["mat2"], call.out), call)
 
 
 def _baddbmm(flow: Labelling, call: Call) -> None:
-    _add(flow, _batched_product(flow, call["batch1"], call["batch2"], call.out), call)
+    _add(flow, _product(flow, call["batch1"], call["batch2"], call.out), call)
 
 
-def _bmm(flow: Labelling, call: Call) -> None:
-    flow.label(call.out, _batched_product(flow, call["self"], call["mat2"], call.out))
+def _mm(flow: Labelling, call: Call) -> None:
+    flow.label(call.out, _product(flow, call["self"], call["mat2"], call.out))
 
 
 def _add(flow: Labelling, labels: Tensor | None, call: Call) -> None:
@@ -348,34 +348,30 @@ def _add(flow: Labelling, labels: Tensor | None, call: Call) -> None:
     flow.label(call.out, labels)
 
 
-def _matrix_product(
-    flow: Labelling, first: Tensor, second: Tensor, out: Tensor, labels: tuple[Tensor | None, Tensor | None] = (None, None)
-) -> Tensor | None:
-    """A weight with features, on either side, or features with features."""
-    left, right = flow.weight(first), flow.weight(second)
-    if (left is None) == (right is None):
-        known = (labels[0] if labels[0] is not None else flow.labels(first),
-                 labels[1] if labels[1] is not None else flow.labels(second))
-        return _feature_product(flow, *known, first.shape[1], out)
-    if right is not None:
-        entering = flow.known(first) if labels[0] is None else labels[0]
-        flow.count_macs(right.name, len(first))
-        flow.reads(right, 0, flow.features.merge(entering, [0]).flatten())
-        return flow.makes(right, 1, second.shape[1]).expand(out.shape)
-    assert left is not None  # noqa: S101 (for mypy)
-    entering = flow.known(second) if labels[1] is None else labels[1]
-    flow.count_macs(left.name, second.shape[1])
-    flow.reads(left, 1, flow.features.merge(entering, [1]).flatten())
-    return flow.makes(left, 0, first.shape[0]).unsqueeze(1).expand(out.shape)
-
-
-def _batched_product(flow: Labelling, first: Tensor, second: Tensor, out: Tensor) -> Tensor | None:
-    """Of features, or, as einsum hands over a matrix product, a batch of one with a weight."""
-    if len(first) == 1 and (flow.weight(first[0]) is None) != (flow.weight(second[0]) is None):
-        inner = [None if (labels := flow.features_only(x)) is None else labels[0] for x in (first, second)]
-        labels = _matrix_product(flow, first[0], second[0], out[0], (inner[0], inner[1]))
-        return None if labels is None else labels.unsqueeze(0)
+def _product(flow: Labelling, first: Tensor, second: Tensor, out: Tensor) -> Tensor | None:
+    """A weight with features, on either side, or features with features; of matrices or of batches of them."""
+    left, right = _weight_of_all(flow, first), _weight_of_all(flow, second)
+    if right is not None and left is None:
+        entering = flow.features.merge(flow.known(first), list(range(first.dim() - 1))).flatten()
+        flow.count_macs(right.name, out.numel() / out.shape[-1])
+        flow.reads(right, 0, entering)
+        return flow.makes(right, 1, out.shape[-1]).expand(out.shape)
+    if left is not None and right is None:
+        others = [dim for dim in range(second.dim()) if dim != second.dim() - 2]
+        entering = flow.features.merge(flow.known(second), others).flatten()
+        flow.count_macs(left.name, out.numel() / out.shape[-2])
+        flow.reads(left, 1, entering)
+        return flow.makes(left, 0, out.shape[-2]).unsqueeze(1).expand(out.shape)
     return _feature_product(flow, flow.labels(first), flow.labels(second), first.shape[-1], out)
+
+
+def _weight_of_all(flow: Labelling, factor: Tensor) -> WeightView | None:
+    """The weight that a matrix is, or that every matrix of a batch is."""
+    if factor.dim() == 3:  # noqa: PLR2004 (a batch)
+        if len(factor) > 1 and factor.stride(0) != 0:
+            return None
+        factor = factor[0]
+    return flow.weight(factor)
 
 
 def _feature_product(
@@ -422,7 +418,7 @@ _RULES: dict[str, Rule] = (
         "convolution": _convolution,
         "addmm": _addmm,
         "mm": _mm,
-        "bmm": _bmm,
+        "bmm": _mm,
         "baddbmm": _baddbmm,
     }
 )

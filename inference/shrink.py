@@ -1,0 +1,108 @@
+"""Physically removes units whose gates are closed for good, in the middle of a run."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
+from l0bayes.shrunken import Replaced, narrow, remove_units
+from l0bayes.sparsify import find_sparse
+
+
+@torch.no_grad()
+def shrink(
+    model: nn.Module,
+    guide: HardConcreteGuide,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    closed_below: float = 1e-3,
+) -> dict[str, int]:
+    """Removes units whose gates are closed for good, with their parameters, gates and optimizer state.
+
+    For GPUs and ``torch.compile``, which like shapes that stay the same: instead of taking a draw's closed slices out
+    in every step, they are taken out once. From there on the run is that of the larger network in which those gates
+    are always closed. Single weights and selected inputs (gates that make nothing smaller by themselves) stay.
+    The network's modules stay the same objects; their parameters are new ones.
+
+    Args:
+        model: a sparse module, or a model around one.
+        guide: its guide.
+        optimizer: the optimizer of both, whose state is narrowed along.
+        closed_below: units with P(z ≠ 0) below this go, in [0, 1); each group keeps at least one, and at least its
+            ``min_units``, the most probable ones.
+
+    Returns:
+        Group name to the number of units removed; empty if none were.
+
+    Raises:
+        ValueError: if ``closed_below`` is out of range.
+    """
+    if not 0 <= closed_below < 1:
+        raise ValueError(f"closed_below must be in [0, 1); got {closed_below}. It is compared with P(z ≠ 0)")
+    sparse = find_sparse(model)
+    gates = guide.gates()
+    stay = {}
+    for group in sparse.groups:
+        if group.removable and group.selects is None:
+            prob = gates[group.name].prob_nonzero
+            stays = prob >= closed_below
+            stays[prob.topk(max(group.min_units, 1)).indices] = True
+            stay[group.name] = stays.nonzero().squeeze(1).cpu()
+    return _remove(model, guide, optimizer, stay)
+
+
+@torch.no_grad()
+def shrink_to(
+    model: nn.Module,
+    guide: HardConcreteGuide,
+    optimizer: torch.optim.Optimizer | None,
+    units: Mapping[str, Sequence[int]],
+) -> None:
+    """Shrinks a network at full size to the units that an earlier run was left with.
+
+    Args:
+        model: a sparse module, or a model around one.
+        guide: its guide.
+        optimizer: the optimizer of both.
+        units: group name to the gates that stay, by their numbers in the full network.
+    """
+    sparse = find_sparse(model)
+    stay = {}
+    for group in sparse.groups:
+        if group.removable and group.selects is None and group.name in units:
+            now = sparse.units[group.name].tolist()
+            stay[group.name] = torch.tensor([now.index(unit) for unit in units[group.name]], dtype=torch.int64)
+    _remove(model, guide, optimizer, stay)
+
+
+def _remove(
+    model: nn.Module, guide: HardConcreteGuide, optimizer: torch.optim.Optimizer | None, stay: Mapping[str, Tensor]
+) -> dict[str, int]:
+    sparse = find_sparse(model)
+    before = {group.name: group.size for group in sparse.groups}
+    if all(len(indices) == before[name] for name, indices in stay.items()):
+        return {}
+    replaced, left = remove_units(sparse, stay)
+    for name, indices in left.items():
+        old, cuts = guide.parameter(f"log_alpha.{name}"), ((0, indices),)
+        new = nn.Parameter(narrow(old, cuts), requires_grad=old.requires_grad)
+        *path, last = f"log_alpha.{name}".split(".")
+        guide.get_submodule(".".join(path)).register_parameter(last, new)
+        replaced.append((old, new, cuts))
+    if optimizer is not None:
+        _replace(optimizer, replaced)
+    return {name: size - len(left[name]) for name, size in before.items() if size > len(left[name])}
+
+
+def _replace(optimizer: torch.optim.Optimizer, replaced: Replaced) -> None:
+    """Puts the new parameters in the places of the old ones, with what is left of their state."""
+    new_of = {id(old): new for old, new, _ in replaced}
+    for group in optimizer.param_groups:
+        group["params"] = [new_of.get(id(parameter), parameter) for parameter in group["params"]]
+    for old, new, cuts in replaced:
+        if old in optimizer.state:
+            optimizer.state[new] = {
+                key: narrow(value, cuts) if isinstance(value, Tensor) and value.shape == old.shape else value
+                for key, value in optimizer.state.pop(old).items()
+            }

@@ -1,0 +1,106 @@
+"""Takes units out of a network for good, in place, while it is being trained.
+
+What is left is the same network with fewer units: the same modules, with smaller parameters in them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from l0bayes.sparse_module import SparseModule
+from l0bayes.structure import GateGroup, Product, Slice, Structure
+from l0bayes.subnetwork import Selector, tensor_of
+from l0bayes.widths import attributes
+
+Cuts = tuple[tuple[int, Tensor], ...]
+Positions = Mapping[str, Cuts]
+Replaced = list[tuple[nn.Parameter, nn.Parameter, Cuts]]
+
+
+def narrow(tensor: Tensor, cuts: Cuts) -> Tensor:
+    """The entries of a tensor at the given indices along the given dimensions, as a tensor of its own."""
+    for dim, keep in cuts:
+        tensor = tensor.index_select(dim, keep.to(tensor.device))
+    return tensor.detach().clone()
+
+
+@torch.no_grad()
+def remove_units(sparse: SparseModule, stay: Mapping[str, Tensor]) -> tuple[Replaced, dict[str, Tensor]]:
+    """Removes all units but some from a sparse module, in place.
+
+    Args:
+        sparse: the module; its network's tensors, its structure and its prices get smaller.
+        stay: group name to sorted indices of the gates that stay; groups that are not named keep all.
+
+    Returns:
+        Each parameter that was replaced, by what, and which of its entries are left; and for every group the gates
+        that are left, fewer than in ``stay`` where other groups took what they decide over.
+    """
+    net, structure = sparse.child("net"), sparse.structure
+    gates = {group.name: torch.ones(group.size) for group in structure.groups}
+    for name, indices in stay.items():
+        gates[name] = torch.zeros_like(gates[name]).index_fill(0, indices.cpu(), 1.0)
+    units = [group for group in structure.groups if group.removable and group.selects is None]
+    positions = Selector(net, units).positions({group.name: gates[group.name] for group in units})
+    left = {group.name: _left(group, gates[group.name], positions, structure) for group in structure.groups}
+    shapes: dict[str, dict[str, torch.Size]] = {}
+    for name, cuts in positions.items():
+        path, _, attribute = name.rpartition(".")
+        shapes.setdefault(path, {})[attribute] = narrow(tensor_of(net, name), cuts).shape
+    for path, own in shapes.items():
+        module = net.get_submodule(path)
+        for attribute, value in attributes(module, own).items():
+            setattr(module, attribute, value)
+    replaced: Replaced = []
+    for name, cuts in positions.items():
+        path, _, attribute = name.rpartition(".")
+        old = tensor_of(net, name)
+        new = narrow(old, cuts)
+        if isinstance(old, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=old.requires_grad)
+            replaced.append((old, new, cuts))
+        setattr(net.get_submodule(path), attribute, new)
+    sparse.restructure(_narrowed(structure, positions, left), left)
+    return replaced, left
+
+
+def _left(group: GateGroup, gate: Tensor, positions: Positions, structure: Structure) -> Tensor:
+    """The gates of a group that still decide over something."""
+    if group.removable and group.selects is None:
+        return gate.nonzero().squeeze(1)
+    (part,) = group.slices
+    return torch.unique(_table(part, positions, structure))
+
+
+def _table(part: Slice, positions: Positions, structure: Structure) -> Tensor:
+    """Which gates, as numbered so far, decide over the positions that are left."""
+    cuts = positions.get(part.tensor, ())
+    if part.dim is None:
+        table = part.gates.reshape(structure.shapes[part.tensor])
+        for dim, keep in cuts:
+            table = table.index_select(dim, keep)
+        return table.flatten()
+    keep = dict(cuts).get(part.dim)
+    return part.gates if keep is None else part.gates[keep]
+
+
+def _narrowed(structure: Structure, positions: Positions, left: Mapping[str, Tensor]) -> Structure:
+    """The structure of what is left, gates numbered anew."""
+    groups = []
+    for group in structure.groups:
+        stays = left[group.name]
+        number = torch.full((group.size + 1,), -1)
+        number[stays] = torch.arange(len(stays))
+        slices = tuple(replace(part, gates=number[_table(part, positions, structure)]) for part in group.slices)
+        minimum = min(group.min_units, len(stays))
+        groups.append(replace(group, size=len(stays), slices=slices, own=group.own[stays], min_units=minimum))
+    shapes = dict(structure.shapes)
+    for name in shapes.keys() & positions.keys():
+        shape = list(shapes[name])
+        for dim, keep in positions[name]:
+            shape[dim] = len(keep)
+        shapes[name] = torch.Size(shape)
+    products = tuple(Product(p.group, p.macs[left[p.group]] if p.group else p.macs) for p in structure.products)
+    return replace(structure, groups=tuple(groups), shapes=shapes, products=products)
