@@ -21,7 +21,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     parser = ArgumentParser(prog="l0bayes", description="Spike-and-slab networks: smaller, faster, and honest.")
     commands = parser.add_subcommands()
-    job = ArgumentParser(description="Train a spike-and-slab MLP on images, compact it, and report.")
+    job = ArgumentParser(description="Train a spike-and-slab network on images, compact it, and report.")
     job.add_argument("--config", action="config", help="a YAML file with the options below")
     job.add_class_arguments(TrainOptions)
     commands.add_subcommand("train", job)

@@ -27,7 +27,10 @@ _MNIST_FILES = {
 
 @dataclass(frozen=True)
 class Split:
-    """Images scaled to [0, 1], of shape ``(rows, height, width)``, and their class numbers."""
+    """Images scaled to [0, 1], of shape ``(rows, height, width)``, and their class numbers.
+
+    Or of shape ``(rows, 1, height, width)``, for convolutions.
+    """
 
     x: Tensor
     y: Tensor
@@ -47,8 +50,12 @@ class ImageData:
     @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of an image."""
-        height, width = self.train.x.shape[1:]
+        height, width = self.train.x.shape[-2:]
         return height, width
+
+    def with_channels(self) -> "ImageData":
+        """The same images with a dimension for their one channel, as convolutions take them."""
+        return ImageData(*(Split(s.x.unsqueeze(1), s.y) for s in (self.train, self.validation, self.test)))
 
     @property
     def classes(self) -> int:

@@ -81,7 +81,7 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         HardConcrete(0.0, beta, gamma, zeta, validate_args=True)
         self._stretch = (float(beta), float(gamma), float(zeta))
         everywhere = {} if init_open is None else {"*": init_open}
-        self._init_open = dict(init_open) if isinstance(init_open, Mapping) else everywhere
+        self._init_open: dict[str, Any] = dict(init_open) if isinstance(init_open, Mapping) else everywhere
         for pattern, share in self._init_open.items():
             if not isinstance(share, (int, float)) or not 0 < share < 1:
                 raise ValueError(f"init_open must be in (0, 1); got {share!r} for pattern {pattern!r}")

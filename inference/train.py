@@ -5,7 +5,7 @@ import platform
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import pyro
@@ -23,9 +23,12 @@ from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
 from l0bayes.inference.report import write_report
 from l0bayes.inference.storage import save
 from l0bayes.inference.timing import interleaved
-from l0bayes.models import MLP, Classifier
+from l0bayes.models import MLP, Classifier, LeNet5
 from l0bayes.posterior import cost, gate_table
 from l0bayes.sparsify import compact, sparsify
+
+NetworkName = Literal["mlp", "lenet5"]
+CostName = Literal["parameters", "macs", "paper"]
 
 # Options that a resumed run may have otherwise.
 _MAY_CHANGE = {"data_dir", "download", "out", "epochs", "device", "progress"}
@@ -40,8 +43,10 @@ class TrainOptions:
         data_dir: folder that holds ``MNIST/raw``.
         download: whether MNIST may be downloaded.
         out: folder for the results; an interrupted run in it is resumed.
-        hidden: units of the hidden layers.
-        code_cost: λ, nats per parameter.
+        network: ``mlp``, gated by its inputs, or ``lenet5`` (for 28 × 28 images), gated by its filters and neurons.
+        hidden: units of the hidden layers of an MLP.
+        code_cost: λ, nats per ``cost``.
+        cost: what is paid for: ``parameters`` or ``macs`` that are alive, or, as in the ``paper``, each gate its own.
         inclusion: prior probability of an open gate; none is the paper's objective.
         init_open: P(z ≠ 0) at the start.
         epochs: passes over the data.
@@ -57,8 +62,10 @@ class TrainOptions:
     data_dir: str = "data"
     download: bool = False
     out: str = "out/train"
+    network: NetworkName = "mlp"
     hidden: list[int] = field(default_factory=lambda: [300, 100])
     code_cost: float = 0.03
+    cost: CostName = "parameters"
     inclusion: float | None = None
     init_open: float = 0.8
     epochs: int = 300
@@ -84,7 +91,11 @@ def train(options: TrainOptions) -> dict[str, Any]:
         ValueError: if an option is out of range.
     """
     out = Path(options.out)
+    if options.network not in get_args(NetworkName):
+        raise ValueError(f"network must be one of {', '.join(get_args(NetworkName))}; got {options.network!r}")
     data = load_data(options.data, options.data_dir, download=options.download)
+    if options.network == "lenet5":
+        data = data.with_channels()
     job = _Job(options, data, out)
     dense, dense_guide = job.build(gated=False)
     model, guide = job.build(gated=True)
@@ -150,9 +161,11 @@ class _Job:
         o, data = self._options, self._data
         torch.manual_seed(o.seed)
         height, width = data.image_shape
-        net: nn.Module = MLP(height * width, *o.hidden, data.classes)
+        lenet = o.network == "lenet5"
+        net: nn.Module = LeNet5(data.classes) if lenet else MLP(height * width, *o.hidden, data.classes)
         if gated:
-            net = sparsify(net, data.train.x[:2], code_cost=o.code_cost, gates="input", inclusion=o.inclusion)
+            gates = "unit" if lenet else "input"
+            net = sparsify(net, data.train.x[:2], o.code_cost, gates, cost=o.cost, inclusion=o.inclusion)
         model = Classifier(net, num_data=len(data.train)).to(_device(o.device))
         return model, HardConcreteGuide(model, init_open=o.init_open)
 
@@ -191,9 +204,11 @@ def _device(name: str) -> torch.device:
 
 
 def layer_sizes(net: nn.Module) -> str:
-    """The features a chain of linear layers reads and produces, such as ``784-300-100-10``."""
-    layers = [module for module in net.modules() if isinstance(module, nn.Linear)]
-    return "-".join(str(size) for size in [*(layer.in_features for layer in layers), layers[-1].out_features])
+    """The features that a chain of layers reads, and produces at the end, such as ``784-300-100-10``."""
+    layers = [module for module in net.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    reads = [layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels for layer in layers]
+    last = layers[-1]
+    return "-".join(map(str, [*reads, last.out_features if isinstance(last, nn.Linear) else last.out_channels]))
 
 
 def _speed(full: nn.Module, small: nn.Module, x: Tensor) -> dict[str, float]:

@@ -157,7 +157,9 @@ class ExpectedCost:
                     )
 
     def _share(self, k: int, quadratic: Tensor, linear: Tensor) -> _Share:
-        rows, counts, overlaps = [], [], []
+        rows: list[int] = []
+        counts: list[Tensor] = []
+        overlaps: list[_Overlap] = []
         for number, axis in enumerate(self._axes):
             tables = dict(axis.parts)
             if k not in tables:

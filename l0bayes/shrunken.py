@@ -78,12 +78,14 @@ def _table(part: Slice, positions: Positions, structure: Structure) -> Tensor:
     """Which gates, as numbered so far, decide over the positions that are left."""
     cuts = positions.get(part.tensor, ())
     if part.dim is None:
-        table = part.gates.reshape(structure.shapes[part.tensor])
+        table: Tensor = part.gates.reshape(structure.shapes[part.tensor])
         for dim, keep in cuts:
             table = table.index_select(dim, keep)
         return table.flatten()
-    keep = dict(cuts).get(part.dim)
-    return part.gates if keep is None else part.gates[keep]
+    for dim, keep in cuts:
+        if dim == part.dim:
+            return part.gates.index_select(0, keep)
+    return part.gates
 
 
 def _narrowed(structure: Structure, positions: Positions, left: Mapping[str, Tensor]) -> Structure:

@@ -32,7 +32,8 @@ class Flow(TorchDispatchMode):
     """
 
     def __init__(self, net: nn.Module) -> None:
-        super().__init__()
+        parent: Any = super()
+        parent.__init__()
         self.net = net
         self.labelling = Labelling(net)
         self.called: set[str] = set()

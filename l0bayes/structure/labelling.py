@@ -149,9 +149,9 @@ class Labelling:
         else:
             self._labels[tensor] = labels
 
-    def unshared(self, labels: Tensor | None) -> Tensor | None:
+    def unshared(self, labels: Tensor) -> Tensor:
         """Labels for a copy: what is later written into the original must not reach them."""
-        return labels.clone() if labels is not None and labels.untyped_storage().data_ptr() in self._blank else labels
+        return labels.clone() if labels.untyped_storage().data_ptr() in self._blank else labels
 
     # -- products --------------------------------------------------------------------------------------------------
 
@@ -183,7 +183,7 @@ class Labelling:
         if any(held.shape[dim] != 1 for dim in free):
             return None
         offset = tensor.storage_offset() - held.storage_offset()
-        starts = tuple(offset // held.stride(d) % held.shape[d] if held.shape[d] > 1 else 0 for d in dims)
+        starts = tuple(int(offset) // held.stride(d) % held.shape[d] if held.shape[d] > 1 else 0 for d in dims)
         return WeightView(name, tuple(dims), starts)
 
     def makes(self, view: WeightView, dim: int, size: int) -> Tensor:

@@ -401,25 +401,26 @@ def _attention(flow: Labelling, call: Call) -> None:
     flow.label(call.first_out, labels)
 
 
-_RULES: dict[str, Rule] = (
-    dict.fromkeys(_MOVES, _move)
-    | dict.fromkeys(_COPIES, _copy)
-    | dict.fromkeys(_POINTWISE, _pointwise)
-    | dict.fromkeys(_REDUCES, _reduce)
-    | dict.fromkeys(_MAKES, _make)
-    | dict.fromkeys(_OVERWRITES, _overwrite)
-    | {
-        "copy_": _copy_into,
-        "glu": _glu,
-        "embedding": _embedding,
-        "native_layer_norm": _layer_norm,
-        "_fused_rms_norm": _layer_norm,
-        "native_group_norm": _group_norm,
-        "convolution": _convolution,
-        "addmm": _addmm,
-        "mm": _mm,
-        "bmm": _mm,
-        "baddbmm": _baddbmm,
-    }
+_KINDS: tuple[tuple[list[str], Rule], ...] = (
+    (_MOVES, _move),
+    (_COPIES, _copy),
+    (_POINTWISE, _pointwise),
+    (_REDUCES, _reduce),
+    (_MAKES, _make),
+    (_OVERWRITES, _overwrite),
 )
+_RULES: dict[str, Rule] = {
+    **{name: rule for names, rule in _KINDS for name in names},
+    "copy_": _copy_into,
+    "glu": _glu,
+    "embedding": _embedding,
+    "native_layer_norm": _layer_norm,
+    "_fused_rms_norm": _layer_norm,
+    "native_group_norm": _group_norm,
+    "convolution": _convolution,
+    "addmm": _addmm,
+    "mm": _mm,
+    "bmm": _mm,
+    "baddbmm": _baddbmm,
+}
 _PATTERNS = ((_SPATIAL, _spatial), (_BATCH_NORM, _batch_norm), (_ATTENTION, _attention))
