@@ -7,10 +7,11 @@ operation without a rule freezes what enters it, so that nothing is taken out on
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
@@ -54,7 +55,7 @@ class Flow(TorchDispatchMode):
             if isinstance(value, Tensor):
                 self._touched[value] = True
                 self.labelling.label_input(value)
-        with self._following_modules(), self:
+        with self._following_modules(), _Reading(self), self:
             outputs = self.net(*inputs)
         for value in tree_leaves(outputs):
             if isinstance(value, Tensor):
@@ -86,6 +87,22 @@ class Flow(TorchDispatchMode):
                 hook.remove()
             del stack[1:]
 
+    def _is_touched(self, values: Any) -> bool:
+        return any(isinstance(value, Tensor) and value in self._touched for value in tree_leaves(values))
+
+    def check_reading(self, func: Any, args: Any) -> None:
+        """Refuses functions that hand a tensor's values over to Python, past any dispatch."""
+        if getattr(func, "__name__", "") in ("tolist", "numpy", "__array__") and self._is_touched(args):
+            self.refuse_reading()
+
+    def refuse_reading(self) -> NoReturn:
+        """Raises, since what follows may depend on the values of the data."""
+        raise StructureError(
+            f"net: what {self.labelling.where} computes depends on the values of the data (a tensor is read as "
+            "numbers), so a run does not show its structure. Take the decision out of the network, or express it by "
+            "torch.where"
+        )
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Computes an operation and moves the labels along."""
         kwargs = kwargs or {}
@@ -94,15 +111,23 @@ class Flow(TorchDispatchMode):
         if out is not NotImplemented:
             return out
         out = func(*args, **kwargs)
-        if any(isinstance(value, Tensor) and value in self._touched for value in tree_leaves((args, kwargs))):
+        if self._is_touched((args, kwargs)):
             if func is torch.ops.aten._local_scalar_dense.default:  # noqa: SLF001 (what .item() and bool() call)
-                raise StructureError(
-                    f"net: what {self.labelling.where} computes depends on the values of the data (a tensor is read "
-                    "as a number), so a run does not show its structure. Take the decision out of the network, or "
-                    "express it by torch.where"
-                )
+                self.refuse_reading()
             for value in tree_leaves(out):
                 if isinstance(value, Tensor):
                     self._touched[value] = True
         follow(self.labelling, Call(func, args, kwargs, out))
         return out
+
+
+class _Reading(TorchFunctionMode):
+    """Sees the functions that take values out of tensors without an operation of torch."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self._flow = flow
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._flow.check_reading(func, args)
+        return func(*args, **(kwargs or {}))

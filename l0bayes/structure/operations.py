@@ -126,6 +126,7 @@ def _move(flow: Labelling, call: Call) -> None:
     if flow.is_weight(call.first_out):
         return
     if call.name in ("index", "gather", "index_select"):  # integers say where from; only the source is moved
+        _freeze_indices(flow, call, call.args[1:])
         labels = flow.labels(call.args[0])
         if labels is None:
             return
@@ -142,6 +143,11 @@ def _move(flow: Labelling, call: Call) -> None:
         result = call.func(*tree_map_only(Tensor, flow.known, call.args), **call.kwargs)
     for tensor, labels in zip(tree_leaves(call.out), tree_leaves(result), strict=True):
         flow.label(tensor, labels)
+
+
+def _freeze_indices(flow: Labelling, call: Call, indices: Any) -> None:
+    for labels in _labels_of(flow, indices):
+        flow.features.freeze(labels, f"{call.name} in {flow.where} uses it to say which elements to take")
 
 
 def _as_strided(labels: Tensor, source: Tensor, out: Tensor) -> Tensor:
@@ -219,6 +225,7 @@ def _glu(flow: Labelling, call: Call) -> None:
 def _embedding(flow: Labelling, call: Call) -> None:
     """A row of a table: its columns are features, whichever row is read."""
     labels = flow.labels(call["weight"])
+    _freeze_indices(flow, call, call["indices"])
     if labels is not None:
         flow.label(call.out, flow.features.merge(labels, [0])[0].expand(call.out.shape))
 
