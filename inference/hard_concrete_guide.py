@@ -270,6 +270,15 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
             points = sparse.hold_open(points, gates)
         return points
 
+    def numbers(self) -> dict[str, Tensor]:
+        """Site name to the numbers of its gates in the full network; sites whose gates are all there are left out."""
+        return {
+            name: units
+            for sparse in self._sparse_modules()
+            for name, units in sparse.units.items()
+            if not torch.equal(units, torch.arange(len(units)))
+        }
+
     @torch.no_grad()
     def quantiles(self, quantiles: Sequence[float] | Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # noqa: ARG002
         """Posterior quantiles of every latent site.

@@ -284,14 +284,12 @@ def run_subnetwork(net: nn.Module, selection: Selection, *args: Any, **kwargs: A
 
     Running statistics of normalisations are written back to where they belong.
     """
-    before = {name: selection.tensors[name]._version for name in selection.kept}  # noqa: SLF001 (counts changes)
     with _narrow_inputs(net, selection.features), _narrow_widths(net, selection.tensors):
         output = functional_call(net, dict(selection.tensors), args, kwargs, tie_weights=False)
     for name, (dim, keep) in selection.kept.items():
-        new = selection.tensors[name]
-        if new._version != before[name]:  # noqa: SLF001
+        if net.get_submodule(name.rpartition(".")[0]).training:
             with torch.no_grad():
-                tensor_of(net, name).index_copy_(dim, keep, new)
+                tensor_of(net, name).index_copy_(dim, keep, selection.tensors[name])
     return output
 
 

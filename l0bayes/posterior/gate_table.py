@@ -16,7 +16,7 @@ def gate_table(guide: Any, rule: str = "paper") -> pd.DataFrame:
 
     Returns:
         Columns ``site``, ``layer`` (the site's name up to its last dot), ``index`` (position in the flattened
-        site), ``p_nonzero`` = P(z ≠ 0), ``p_one`` = P(z = 1), ``mean`` and ``sd`` of z, ``point`` (the test-time
+        site; of a network that was shrunk, in the full one), ``p_nonzero`` = P(z ≠ 0), ``p_one`` = P(z = 1), ``mean`` and ``sd`` of z, ``point`` (the test-time
         gate) and ``open`` (whether that is not 0).
 
     Raises:
@@ -24,6 +24,7 @@ def gate_table(guide: Any, rule: str = "paper") -> pd.DataFrame:
     """
     tables = []
     points = guide.point(rule)
+    numbers = guide.numbers()
     for site, gate in guide.gates().items():
         point = points[site].flatten()
         columns = {
@@ -37,7 +38,7 @@ def gate_table(guide: Any, rule: str = "paper") -> pd.DataFrame:
         table = pd.DataFrame({name: value.flatten().cpu().numpy() for name, value in columns.items()})
         table.insert(0, "site", site)
         table.insert(1, "layer", site.rpartition(".")[0] or site)
-        table.insert(2, "index", range(len(table)))
+        table.insert(2, "index", numbers[site].numpy() if site in numbers else range(len(table)))
         tables.append(table)
     if not tables:
         raise ValueError("guide has no gate sites; give sites L0Prior, SpikeAndSlabPrior or HardConcrete as prior")

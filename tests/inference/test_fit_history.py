@@ -11,8 +11,7 @@ from l0bayes.inference import TensorBatches, fit
 from l0bayes.masked import masked_forward
 
 CODE_COST = 0.1
-FAN_OUT = {"fc1.input": 5, "fc2.input": 4, "fc3.input": 3}  # weights that read one feature of SIZES = 6, 5, 4, 3
-ALL_GATED = 6 * 5 + 5 * 4 + 4 * 3
+ALL_GATED = (6 * 5 + 5) + (5 * 4 + 4) + 4 * 3  # of SIZES = 6, 5, 4, 3; biases of the output have no gates
 
 
 def p_nonzero(log_alpha):
@@ -20,8 +19,9 @@ def p_nonzero(log_alpha):
 
 
 def kl(guide):
-    """Of the paper: code cost of a gate's parameters, times the probability that it is open."""
-    return CODE_COST * sum(fan * p_nonzero(guide.parameter(f"log_alpha.{site}")).sum() for site, fan in FAN_OUT.items())
+    """A weight is paid for while the gates of its input and its output are open, a bias while that of its unit is."""
+    inputs, first, second = (p_nonzero(guide.parameter(f"log_alpha.fc{layer}.input")).sum() for layer in (1, 2, 3))
+    return CODE_COST * ((inputs + 1) * first + (first + 1) * second + second * SIZES[3])
 
 
 def test_columns_of_a_gated_network():
@@ -40,7 +40,7 @@ def test_without_validation_data_there_is_no_such_column():
 
 
 def test_elbo_with_every_gate_open():
-    """Nothing is random then: log-likelihood minus the code cost of every weight."""
+    """Nothing is random then: log-likelihood minus the code cost of every parameter that a gate decides over."""
     model, guide = pair()
     with torch.no_grad():
         for parameter in guide.parameters():

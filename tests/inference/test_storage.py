@@ -38,14 +38,14 @@ def test_the_selection_of_inputs_is_stored(tmp_path):
     assert loaded.fc1.in_features == len(small.fc1.index) < SIZES[0]
 
 
-def test_a_layer_that_nothing_reaches(tmp_path):
+def test_a_layer_that_one_closed_unit_reaches(tmp_path):
     model, guide = gated()
     with torch.no_grad():
         guide.parameter("log_alpha.fc2.input").fill_(-20.0)
     small = compact(model, guide)
     loaded = load(save(small, tmp_path / "small"), MLP(*SIZES))
     x = torch.randn(3, SIZES[0])
-    assert loaded.fc2.in_features == 0
+    assert loaded.fc2.in_features == small.fc2.in_features == 1  # no layer vanishes
     assert torch.equal(loaded(x), small(x))
 
 
