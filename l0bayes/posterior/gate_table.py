@@ -16,8 +16,8 @@ def gate_table(guide: Any, rule: str = "paper") -> pd.DataFrame:
 
     Returns:
         Columns ``site``, ``layer`` (the site's name up to its last dot), ``index`` (position in the flattened
-        site; of a network that was shrunk, in the full one), ``p_nonzero`` = P(z ≠ 0), ``p_one`` = P(z = 1), ``mean`` and ``sd`` of z, ``point`` (the test-time
-        gate) and ``open`` (whether that is not 0).
+        site; of a network that was shrunk, in the full one), ``p_nonzero`` = P(z ≠ 0), ``p_one`` = P(z = 1), ``mean``
+        and ``sd`` of z, ``point`` (the test-time gate) and ``open`` (whether that is not 0).
 
     Raises:
         ValueError: if the guide has no gates or the rule is unknown.

@@ -17,8 +17,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from l0bayes.errors import StructureError
+from l0bayes.structure.call import Call
 from l0bayes.structure.labelling import Labelling
-from l0bayes.structure.operations import Call, follow
+from l0bayes.structure.operations import follow
 
 
 class Flow(TorchDispatchMode):

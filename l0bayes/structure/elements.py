@@ -1,0 +1,125 @@
+"""Operations that move elements, work on each, or reduce over them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from l0bayes.structure.call import Call, labels_of
+from l0bayes.structure.labelling import Labelling
+
+# -- moving, copying, making ------------------------------------------------------------------------------------------
+
+
+def move(flow: Labelling, call: Call) -> None:
+    """The same operation on the labels."""
+    if flow.is_weight(call.first_out):
+        return
+    if call.name in ("index", "gather", "index_select"):  # integers say where from; only the source is moved
+        _freeze_indices(flow, call, call.args[1:])
+        labels = flow.labels(call.args[0])
+        if labels is None:
+            return
+        result = call.func(labels, *call.args[1:], **call.kwargs)
+    elif not labels_of(flow, call.args):
+        return
+    elif call.name == "constant_pad_nd":
+        result = call.func(flow.known(call.args[0]), call.args[1], 0)  # what it pads with is no feature
+    elif call.name in ("view", "_unsafe_view"):
+        result = flow.known(call.args[0]).reshape(call.out.shape)  # repeated labels may have no such view
+    elif call.name == "as_strided":
+        result = _as_strided(flow.known(call.args[0]), call.args[0], call.out)
+    else:
+        result = call.func(*tree_map_only(Tensor, flow.known, call.args), **call.kwargs)
+    for tensor, labels in zip(tree_leaves(call.out), tree_leaves(result), strict=True):
+        flow.label(tensor, labels)
+
+
+def _freeze_indices(flow: Labelling, call: Call, indices: Any) -> None:
+    for labels in labels_of(flow, indices):
+        flow.features.freeze(labels, f"{call.name} in {flow.where} uses it to say which elements to take")
+
+
+def _as_strided(labels: Tensor, source: Tensor, out: Tensor) -> Tensor:
+    """Labels laid out in memory as the data are."""
+    dense = torch.empty_strided(source.shape, source.stride(), dtype=torch.int64).copy_(labels)
+    return dense.as_strided(out.shape, out.stride(), out.storage_offset() - source.storage_offset())
+
+
+def copy(flow: Labelling, call: Call) -> None:
+    """The same labels, apart from what is written into the original later."""
+    if flow.is_weight(call.out):
+        return
+    labels = flow.labels(call.args[0])
+    if labels is not None:
+        flow.label(call.out, flow.unshared(labels.expand(call.out.shape)))
+
+
+def make(flow: Labelling, call: Call) -> None:
+    """A new tensor without features."""
+    if call.out.is_floating_point():
+        flow.blank(call.out)
+
+
+def overwrite(flow: Labelling, call: Call) -> None:
+    """No features any more."""
+    flow.write(call["self"], None)
+
+
+def copy_into(flow: Labelling, call: Call) -> None:
+    """Features written into a part of another tensor."""
+    labels = flow.labels(call["src"])
+    flow.write(call["self"], None if labels is None else labels.expand(call["self"].shape))
+
+
+# -- element by element, and reductions -------------------------------------------------------------------------
+
+
+def pointwise(flow: Labelling, call: Call) -> None:
+    """What meets in an element is tied."""
+    result, entering = call.first_out, labels_of(flow, (call.args, call.kwargs))
+    if not entering or not isinstance(result, Tensor):
+        return
+    labels = flow.unshared(entering[0])
+    for other in entering[1:]:
+        labels = flow.features.tie(labels, other)
+    if call.name.endswith("_"):
+        flow.meet_in_place(result, labels.expand(result.shape))
+    else:
+        flow.label(result, labels.expand(result.shape))
+
+
+def reduce(flow: Labelling, call: Call) -> None:
+    """What is reduced over is tied, since each part of it has a say in the result."""
+    if isinstance(call.bound.get("other"), Tensor):  # max and min of two tensors
+        pointwise(flow, call)
+        return
+    labels = flow.labels(call["self"])
+    if labels is None:
+        return
+    dims = call.bound.get("dim")
+    dims = [dims] if isinstance(dims, int) else list(dims or range(labels.dim()))
+    dims = sorted({dim % labels.dim() for dim in dims}) if labels.dim() else []
+    why = f"{call.name.strip('_')} in {flow.where} works on all of its features at once"
+    merged = flow.features.merge(labels, dims, why)
+    for value in tree_leaves(call.out):
+        if isinstance(value, Tensor):
+            kept = merged if value.dim() == labels.dim() else merged.squeeze(dims)
+            flow.label(value, kept.expand(value.shape))
+
+
+def glu(flow: Labelling, call: Call) -> None:
+    """One half gates the other."""
+    labels = flow.labels(call["self"])
+    if labels is not None:
+        first, second = labels.chunk(2, call["dim"])
+        flow.label(call.out, flow.features.tie(first, second))
+
+
+def embedding(flow: Labelling, call: Call) -> None:
+    """A row of a table: its columns are features, whichever row is read."""
+    labels = flow.labels(call["weight"])
+    _freeze_indices(flow, call, call["indices"])
+    if labels is not None:
+        flow.label(call.out, flow.features.merge(labels, [0])[0].expand(call.out.shape))

@@ -1,0 +1,195 @@
+"""Operations that layers are made of: over space, normalisations, products with weights and of features."""
+
+import re
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_leaves
+
+from l0bayes.structure.call import Call, label_frozen
+from l0bayes.structure.labelling import Labelling, WeightView
+
+SPATIAL = re.compile(r"(_?(adaptive_)?(max|avg)_pool|_?upsample\w*?|reflection_pad|replication_pad)(?P<dims>\d)d")
+
+
+# -- space and normalisation ----------------------------------------------------------------------------------------
+
+
+def spatial(flow: Labelling, call: Call) -> None:
+    """Pooling and its like: every channel by itself."""
+    labels, match = flow.labels(call.args[0]), SPATIAL.match(call.name)
+    if labels is None or match is None:
+        return
+    merged = flow.features.merge(labels, list(range(labels.dim() - int(match["dims"]), labels.dim())))
+    for value in tree_leaves(call.out):
+        if isinstance(value, Tensor) and value.is_floating_point():
+            flow.label(value, merged.expand(value.shape))
+
+
+def _channels(flow: Labelling, x: Tensor) -> Tensor:
+    """Labels of dimension 1, ``(channels,)``, tied over all others."""
+    return flow.features.merge(flow.known(x), [dim for dim in range(x.dim()) if dim != 1]).flatten()
+
+
+def _over_space(channels: Tensor, out: Tensor) -> Tensor:
+    return channels.reshape(1, -1, *[1] * (out.dim() - 2)).expand(out.shape)
+
+
+def _tie_own(flow: Labelling, call: Call, labels: Tensor) -> None:
+    """A norm's scale, shift and running statistics belong to the features they act on."""
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        own = flow.labels(call.bound.get(name))
+        if own is not None:
+            flow.features.tie(own, labels)
+
+
+def batch_norm(flow: Labelling, call: Call) -> None:
+    """Every channel by itself."""
+    if flow.labels(call["input"]) is None:
+        return
+    channels = _channels(flow, call["input"])
+    _tie_own(flow, call, channels)
+    flow.label(call.first_out, _over_space(channels, call["input"]))
+
+
+def layer_norm(flow: Labelling, call: Call) -> None:
+    """Needs all features at once."""
+    x = call["input"]
+    labels = flow.labels(x)
+    if labels is None:
+        return
+    why = f"{call.name.removeprefix('native_').strip('_')} in {flow.where} normalises over all of its features"
+    dims = list(range(x.dim() - len(call["normalized_shape"]), x.dim()))
+    merged = flow.features.merge(labels, dims, why).expand(x.shape)
+    _tie_own(flow, call, merged)
+    flow.label(call.first_out, merged)
+
+
+def group_norm(flow: Labelling, call: Call) -> None:
+    """Whole groups of channels live and die together: each is normalised by itself."""
+    x, groups = call["input"], call["group"]
+    if flow.labels(x) is None:
+        return
+    channels = _channels(flow, x)
+    why = f"group_norm in {flow.where} normalises over all of its features"
+    flow.features.merge(channels.reshape(groups, -1), [1], why if groups == 1 else None)
+    _tie_own(flow, call, channels)
+    owner = flow.module
+    if not (isinstance(owner, nn.GroupNorm) and owner.num_groups == groups and owner.affine):
+        flow.features.freeze(channels, f"the number of groups that {flow.where} normalises cannot be changed")
+    flow.label(call.first_out, _over_space(channels, x))
+
+
+# -- products ---------------------------------------------------------------------------------------------------
+
+
+def convolution(flow: Labelling, call: Call) -> None:
+    """A convolution, of any kind."""
+    x, weight, out, transposed = call["input"], call["weight"], call.out, call["transposed"]
+    view, entering = flow.weight(weight), _channels(flow, x)
+    if view is None:
+        flow.features.freeze(entering, f"the weight that reads it in {flow.where} is not a parameter of its own")
+        label_frozen(flow, out, f"the weight that makes it in {flow.where} is not a parameter of its own")
+        return
+    positions = x if transposed else out
+    flow.count_macs(view.name, positions.numel() / positions.shape[1])
+    if call["groups"] == 1:
+        flow.reads(view, 0 if transposed else 1, entering)
+        leaving = flow.makes(view, 1 if transposed else 0, out.shape[1])
+    else:
+        leaving = _grouped(flow, call, view, entering)
+    bias = flow.labels(call["bias"])
+    if bias is not None:
+        flow.features.tie(bias, leaving)
+    flow.label(out, _over_space(leaving, out))
+
+
+def _grouped(flow: Labelling, call: Call, view: WeightView, entering: Tensor) -> Tensor:
+    """A group of channels in and out is one unit: the weight has no row of its own for anything less."""
+    groups, owner = call["groups"], flow.module
+    rows = flow.makes(view, 0, call["weight"].shape[0])
+    leaving = flow.features.fresh(call.out.shape[1]) if call["transposed"] else rows
+    units = flow.features.merge(entering.reshape(groups, -1), [1])
+    flow.features.tie(units, leaving.reshape(groups, -1))
+    flow.features.tie(units, rows.reshape(groups, -1))
+    if not (isinstance(owner, _ConvNd) and owner.groups == groups and view.name.endswith("weight")):
+        flow.features.freeze(units, f"the number of groups of the convolution in {flow.where} cannot be changed")
+    return leaving
+
+
+def addmm(flow: Labelling, call: Call) -> None:
+    """A matrix product with a summand."""
+    _add(flow, _product(flow, call["mat1"], call["mat2"], call.out), call)
+
+
+def baddbmm(flow: Labelling, call: Call) -> None:
+    """A batch of matrix products with a summand."""
+    _add(flow, _product(flow, call["batch1"], call["batch2"], call.out), call)
+
+
+def mm(flow: Labelling, call: Call) -> None:
+    """A matrix product, or a batch of them."""
+    flow.label(call.out, _product(flow, call["self"], call["mat2"], call.out))
+
+
+def _add(flow: Labelling, labels: Tensor | None, call: Call) -> None:
+    """The summand of a product."""
+    added = flow.labels(call["self"])
+    if added is not None:
+        added = added.expand(call.out.shape)
+        labels = added if labels is None else flow.features.tie(labels, added)
+    flow.label(call.out, labels)
+
+
+def _product(flow: Labelling, first: Tensor, second: Tensor, out: Tensor) -> Tensor | None:
+    """A weight with features, on either side, or features with features; of matrices or of batches of them."""
+    left, right = _weight_of_all(flow, first), _weight_of_all(flow, second)
+    if right is not None and left is None:
+        entering = flow.features.merge(flow.known(first), list(range(first.dim() - 1))).flatten()
+        flow.count_macs(right.name, out.numel() / out.shape[-1])
+        flow.reads(right, 0, entering)
+        return flow.makes(right, 1, out.shape[-1]).expand(out.shape)
+    if left is not None and right is None:
+        others = [dim for dim in range(second.dim()) if dim != second.dim() - 2]
+        entering = flow.features.merge(flow.known(second), others).flatten()
+        flow.count_macs(left.name, out.numel() / out.shape[-2])
+        flow.reads(left, 1, entering)
+        return flow.makes(left, 0, out.shape[-2]).unsqueeze(1).expand(out.shape)
+    return _feature_product(flow, flow.labels(first), flow.labels(second), first.shape[-1], out)
+
+
+def _weight_of_all(flow: Labelling, factor: Tensor) -> WeightView | None:
+    """The weight that a matrix is, or that every matrix of a batch is."""
+    if factor.dim() == 3:  # noqa: PLR2004 (a batch)
+        if len(factor) > 1 and factor.stride(0) != 0:
+            return None
+        factor = factor[0]
+    return flow.weight(factor)
+
+
+def _feature_product(
+    flow: Labelling, left: Tensor | None, right: Tensor | None, depth: int, out: Tensor
+) -> Tensor | None:
+    """Each result depends on a whole row of one factor and a whole column of the other."""
+    rows = None if left is None else flow.features.merge(left, [left.dim() - 1])
+    columns = None if right is None else flow.features.merge(right, [right.dim() - 2])
+    if rows is None or columns is None:
+        only = rows if columns is None else columns
+        return None if only is None else only.expand(out.shape)
+    labels = flow.features.tie(rows, columns)
+    flow.count_product(labels, depth)
+    return labels
+
+
+def attention(flow: Labelling, call: Call) -> None:
+    """Queries, keys and values of a head live and die together."""
+    query, key, value = (flow.known(call[name]) for name in ("query", "key", "value"))
+    scores = flow.features.tie(flow.features.merge(query, [2, 3]), flow.features.merge(key, [2, 3]))
+    bias = flow.labels(call.bound.get("attn_mask", call.bound.get("attn_bias")))
+    if bias is not None:
+        shape = torch.broadcast_shapes(bias.shape, (*scores.shape[:2], *bias.shape[-2:]))
+        scores = flow.features.tie(scores, flow.features.merge(bias.expand(shape), [2, 3]))
+    labels = flow.features.tie(scores, flow.features.merge(value, [2])).expand(call.first_out.shape)
+    flow.count_product(labels, 2 * key.shape[2])
+    flow.label(call.first_out, labels)
