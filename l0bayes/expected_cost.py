@@ -66,6 +66,12 @@ class Tally:
     seen: list[Tensor] = field(default_factory=list)
     before: list[Tensor] = field(default_factory=list)
 
+    def at(self, position: int) -> "Tally":
+        """The state as it was before the group at ``position``."""
+        if position == len(self.seen):
+            return self
+        return Tally(self.before[position], self.seen[:position], self.before[:position])
+
     def back_to(self, position: int) -> None:
         """Forgets the groups from ``position`` on."""
         if position < len(self.seen):
@@ -85,7 +91,9 @@ class ExpectedCost:
         StructureError: if gates overlap in a way that this form cannot express.
     """
 
-    def __init__(self, structure: Structure, per_element: Mapping[str, float], per_product: float = 0.0) -> None:
+    def __init__(
+        self, structure: Structure, per_element: Mapping[str, float], per_product: float | Mapping[str, float] = 0.0
+    ) -> None:
         self._names = [group.name for group in structure.groups]
         self._sizes = [group.size for group in structure.groups]
         self._axes: list[_Axis] = []
@@ -105,7 +113,8 @@ class ExpectedCost:
         self._shares = [self._share(k, quadratic, linear) for k in range(len(self._names))]
         for product in structure.products:
             if product.group:
-                self._shares[self._names.index(product.group)].alone += per_product * product.macs
+                each = per_product[product.group] if isinstance(per_product, Mapping) else per_product
+                self._shares[self._names.index(product.group)].alone += each * product.macs
         self._cast: dict[tuple[torch.dtype, torch.device], tuple[Tensor, list[_Share]]] = {}
 
     # -- building -----------------------------------------------------------------------------------------------
@@ -281,6 +290,7 @@ class RunningAccount:
         self._cost = cost
         self._tally: Tally | None = None
         self._draws: list[Tensor] = []
+        self._drawn: Tally | None = None
 
     def draw(self, gates: Tensor) -> None:
         """Notes the draw of the next group."""
@@ -301,24 +311,30 @@ class RunningAccount:
                 f"{len(self._tally.seen)} have a KL so far. Use TraceMeanField_ELBO or ClosedFormKL_ELBO with a guide "
                 'that has every gate site, or sparsify(…, cost="paper"), whose gates pay one by one'
             )
-        return self._cost.pay(self._tally, prob)
+        return self._cost.pay(self._tally, prob.to(self._tally.lengths.dtype))
 
     def price(self, position: int) -> Tensor:
         """What each gate of a group costs if it and all of its group are open, given the draws before it."""
-        like = self._draws[0] if self._draws else torch.zeros(())
-        tally = self._cost.begin(like)
-        for gates in self._draws[:position]:
-            self._cost.pay(tally, (gates != 0).to(like.dtype))
-        return self._cost.price_if_open(tally)
+        if not self._draws:
+            return self._cost.price_if_open(self._cost.begin(torch.zeros(())))
+        if self._drawn is None:
+            self._drawn = self._cost.begin(self._draws[0])
+        for gates in self._draws[len(self._drawn.seen) : position]:
+            self._cost.pay(self._drawn, (gates != 0).to(self._draws[0].dtype))
+        return self._cost.price_if_open(self._drawn.at(position))
 
 
 def _by_element(dims: Mapping[int | None, list[tuple[int, Tensor]]], shape: torch.Size) -> list[tuple[int, Tensor]]:
     """Gates of single elements, and those of the rows and columns that they lie in."""
-    parts = []
+    parts: list[tuple[int, Tensor]] = []
     for dim, tables in dims.items():
         for number, table in tables:
             line = table if dim is None else table.reshape([-1 if d == dim else 1 for d in range(len(shape))])
-            parts.append((number, line.reshape(shape).flatten() if dim is None else line.expand(shape).flatten()))
+            element = line.reshape(shape).flatten() if dim is None else line.expand(shape).flatten()
+            for earlier, other in parts:
+                if earlier == number:  # one gate over row and column counts once
+                    element = torch.where(element == other, -1, element)
+            parts.append((number, element))
     return sorted(parts, key=lambda part: part[0])
 
 

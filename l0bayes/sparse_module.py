@@ -75,7 +75,9 @@ class SparseModule(OwnedModule):
         self.structure = structure
         self._select = Selector(self.child("net"), structure.groups, _NARROW_BELOW)
         self._device = next(self.child("net").parameters()).device
-        self._joint = None if self.cost == "paper" else ExpectedCost(structure, self._prices())
+        self._joint = (
+            None if self.cost == "paper" else ExpectedCost(structure, self._prices(), self._prices_of_products())
+        )
 
     def _prices(self) -> dict[str, float]:
         """Nats for each element of each parameter."""
@@ -84,6 +86,10 @@ class SparseModule(OwnedModule):
             code_cost = self._options.get(layer_of(name), self._default).code_cost
             prices[name] = code_cost * (self.structure.macs.get(name, 0.0) if self.cost == "macs" else 1.0)
         return prices
+
+    def _prices_of_products(self) -> dict[str, float]:
+        """Nats for each multiply-accumulate of features with features, by the group that they hang on."""
+        return {g.name: self._options[g.layer].code_cost if self.cost == "macs" else 0.0 for g in self.structure.groups}
 
     @property
     def groups(self) -> tuple[GateGroup, ...]:

@@ -12,6 +12,7 @@ from l0bayes.errors import DataError, StructureError
 from l0bayes.gate_options import COSTS, GateOptions, match_layers, read_options
 from l0bayes.sparse_module import SparseModule
 from l0bayes.structure import Finder, Request, Structure, as_arguments
+from l0bayes.structure.names import layer_of
 from l0bayes.trial import leave_out_what_differs
 
 
@@ -68,6 +69,8 @@ def sparsify(
         layer: read_options(layer, value, default) for layer, value in match_layers(finder.layers(), gates).items()
     }
     structure = finder.structure({layer: Request(o.gates, o.min_units) for layer, o in options.items()})
+    owners = dict.fromkeys([*finder.layers(), *map(layer_of, structure.shapes)])  # norms and the like have a price too
+    options = {name: read_options(name, value, default) for name, value in match_layers(list(owners), gates).items()}
     structure = leave_out_what_differs(net, structure, inputs)
     _refuse_dense(structure, gates)
     shapes = tuple(value.shape[1:] for value in inputs if isinstance(value, Tensor))

@@ -105,10 +105,10 @@ class _Trial:
         try:
             with torch.random.fork_rng(devices=()):
                 torch.manual_seed(0)
-                masked = masked_forward(self._net, groups, gates, *self._inputs)
-                torch.manual_seed(0)
                 selection = Selector(self._net, groups)(self._net, gates)
-                selected = run_subnetwork(self._net, selection, *self._inputs)
+                selected = run_subnetwork(self._net, selection, *self._inputs)  # first, since it fails early
+                torch.manual_seed(0)
+                masked = masked_forward(self._net, groups, gates, *self._inputs)
             largest = max((float(y.abs().max()) for y in tree_leaves(masked) if _has_size(y)), default=1.0)
             torch.testing.assert_close(selected, masked, rtol=0, atol=_TOLERANCE * largest, check_dtype=False)
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError) as error:

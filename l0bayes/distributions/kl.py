@@ -37,7 +37,7 @@ def _kl_hard_concrete_spike_and_slab(q: HardConcrete, p: SpikeAndSlabPrior) -> T
 
 def _kl_hard_concrete_joint(q: HardConcrete, p: JointL0Prior) -> Tensor:
     """What the group's gates add to the expected code cost; and KL(Bernoulli ‖ Bernoulli(π)) if there is a π."""
-    cost = p.account.pay(p.position, q.prob_nonzero)
+    cost = p.account.pay(p.position, torch.sigmoid(q.logit_nonzero)).to(q.log_alpha.dtype)
     if p.inclusion is None:
         return cost
     return cost + _kl_hard_concrete_spike_and_slab(q, SpikeAndSlabPrior(p.inclusion, validate_args=False))

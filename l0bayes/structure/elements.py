@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from l0bayes.structure.call import Call, labels_of
+from l0bayes.structure.call import Call, freeze, labels_of
 from l0bayes.structure.labelling import Labelling
 
 # -- moving, copying, making ------------------------------------------------------------------------------------------
@@ -45,6 +45,13 @@ def _as_strided(labels: Tensor, source: Tensor, out: Tensor) -> Tensor:
     """Labels laid out in memory as the data are."""
     dense = torch.empty_strided(source.shape, source.stride(), dtype=torch.int64).copy_(labels)
     return dense.as_strided(out.shape, out.stride(), out.storage_offset() - source.storage_offset())
+
+
+def restride(flow: Labelling, call: Call) -> None:
+    """Other strides for dimensions of size 1, as adaptive pooling sets them; anything more is not followed."""
+    labels = flow.labels(call.out)
+    if labels is not None and (labels.shape != call.out.shape or not call.out.squeeze().is_contiguous()):
+        freeze(flow, call)
 
 
 def copy(flow: Labelling, call: Call) -> None:

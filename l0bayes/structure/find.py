@@ -197,6 +197,7 @@ class Finder:
         if not groups:
             reasons = "; ".join(f"{layer}: {reason}" for layer, reason in dense.items())
             raise StructureError(f"net has no layer that can be gated as asked ({reasons or 'it has no layers'})")
+        groups.sort(key=lambda group: not group.removable)  # single weights pay last: for what other gates leave open
         shapes = {name: parameter.shape for name, parameter in self._net.named_parameters()}
         return Structure(tuple(groups), dense, shapes, *self._work(groups, taken))
 

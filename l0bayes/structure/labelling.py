@@ -156,8 +156,8 @@ class Labelling:
     # -- products --------------------------------------------------------------------------------------------------
 
     def count_macs(self, name: str, number: float) -> None:
-        """Adds multiply-accumulates per element of a parameter."""
-        self.macs[name] = self.macs.get(name, 0.0) + number
+        """Adds multiply-accumulates with (a part of) a parameter, shared out among all of its elements."""
+        self.macs[name] = self.macs.get(name, 0.0) + number / self._shapes[name].numel()
 
     def count_product(self, labels: Tensor, each: float) -> None:
         """Adds multiply-accumulates per labelled result of a product of features."""

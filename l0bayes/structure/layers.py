@@ -93,7 +93,7 @@ def convolution(flow: Labelling, call: Call) -> None:
         label_frozen(flow, out, f"the weight that makes it in {flow.where} is not a parameter of its own")
         return
     positions = x if transposed else out
-    flow.count_macs(view.name, positions.numel() / positions.shape[1])
+    flow.count_macs(view.name, positions.numel() / positions.shape[1] * weight.numel())
     if call["groups"] == 1:
         flow.reads(view, 0 if transposed else 1, entering)
         leaving = flow.makes(view, 1 if transposed else 0, out.shape[1])
@@ -147,13 +147,13 @@ def _product(flow: Labelling, first: Tensor, second: Tensor, out: Tensor) -> Ten
     left, right = _weight_of_all(flow, first), _weight_of_all(flow, second)
     if right is not None and left is None:
         entering = flow.features.merge(flow.known(first), list(range(first.dim() - 1))).flatten()
-        flow.count_macs(right.name, out.numel() / out.shape[-1])
+        flow.count_macs(right.name, out.numel() * first.shape[-1])
         flow.reads(right, 0, entering)
         return flow.makes(right, 1, out.shape[-1]).expand(out.shape)
     if left is not None and right is None:
         others = [dim for dim in range(second.dim()) if dim != second.dim() - 2]
         entering = flow.features.merge(flow.known(second), others).flatten()
-        flow.count_macs(left.name, out.numel() / out.shape[-2])
+        flow.count_macs(left.name, out.numel() * second.shape[-2])
         flow.reads(left, 1, entering)
         return flow.makes(left, 0, out.shape[-2]).unsqueeze(1).expand(out.shape)
     return _feature_product(flow, flow.labels(first), flow.labels(second), first.shape[-1], out)

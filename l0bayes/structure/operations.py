@@ -31,7 +31,7 @@ _POINTWISE = _names("""
 """)
 _REDUCES = _names("""
     mean sum amax amin max min var std var_mean prod logsumexp linalg_vector_norm norm argmax argmin any all median
-    cumsum _softmax _log_softmax softmax log_softmax
+    cumsum _softmax _safe_softmax _log_softmax softmax log_softmax
 """)
 _MAKES = _names("""
     zeros ones full empty zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty
@@ -53,6 +53,7 @@ _KINDS: tuple[tuple[list[str], Rule], ...] = (
 _RULES: dict[str, Rule] = {
     **{name: rule for names, rule in _KINDS for name in names},
     "copy_": elements.copy_into,
+    "as_strided_": elements.restride,
     "glu": elements.glu,
     "embedding": elements.embedding,
     "native_layer_norm": layers.layer_norm,

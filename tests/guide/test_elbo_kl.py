@@ -13,6 +13,7 @@ from l0bayes.masked import masked_forward
 
 ELBOS = pytest.mark.parametrize("elbo", [TraceMeanField_ELBO, ClosedFormKL_ELBO])
 FAN_OUT = dict(zip(("fc1.input", "fc2.input", "fc3.input"), SIZES[1:], strict=True))
+COST = pytest.mark.parametrize("cost", ["parameters", "macs", "paper"])
 
 
 @pytest.fixture(autouse=True)
@@ -38,28 +39,38 @@ def probabilities(guide, beta=2 / 3, gamma=-0.1, zeta=1.1):
     }
 
 
+def open_numbers(p, cost="parameters"):
+    """Expected numbers of parameters or multiply-accumulates of each layer that live, but for the output's biases."""
+    if cost == "paper":
+        return {name.removesuffix(".input"): FAN_OUT[name] * sum(shares) for name, shares in p.items()}
+    inputs, first, second = (sum(p[f"fc{number}.input"]) for number in (1, 2, 3))
+    bias = 1 if cost == "parameters" else 0
+    return {"fc1": first * (inputs + bias), "fc2": second * (first + bias), "fc3": SIZES[3] * second}
+
+
 def coins(p, inclusion):
     """KL(Bernoulli(p) || Bernoulli(inclusion))."""
     return p * math.log(p / inclusion) + (1 - p) * math.log((1 - p) / (1 - inclusion))
 
 
 @ELBOS
+@COST
 @pytest.mark.parametrize("code_cost", [0.0, 0.1, 3.0])
-def test_it_is_the_code_cost_of_the_expected_number_of_open_parameters(elbo, code_cost):
-    model = classifier(code_cost=code_cost)
+def test_it_is_the_code_cost_of_what_lives_in_expectation(elbo, cost, code_cost):
+    model = classifier(code_cost=code_cost, cost=cost)
     guide = spread(HardConcreteGuide(model))
-    by_hand = code_cost * sum(FAN_OUT[name] * sum(shares) for name, shares in probabilities(guide).items())
+    by_hand = code_cost * sum(open_numbers(probabilities(guide), cost).values())
     assert kl_of(elbo, model, guide, *batch()) == pytest.approx(by_hand, abs=1e-6)
 
 
 @ELBOS
+@COST
 @pytest.mark.parametrize("inclusion", [0.01, 0.5, 0.9])
-def test_with_inclusion_the_kl_of_two_coins_a_gate_is_added(elbo, inclusion):
-    model = classifier(code_cost=0.2, inclusion=inclusion)
+def test_with_inclusion_the_kl_of_two_coins_a_gate_is_added(elbo, cost, inclusion):
+    model = classifier(code_cost=0.2, inclusion=inclusion, cost=cost)
     guide = spread(HardConcreteGuide(model))
-    by_hand = sum(
-        coins(p, inclusion) + 0.2 * FAN_OUT[name] * p for name, shares in probabilities(guide).items() for p in shares
-    )
+    p = probabilities(guide)
+    by_hand = 0.2 * sum(open_numbers(p, cost).values()) + sum(coins(q, inclusion) for qs in p.values() for q in qs)
     assert kl_of(elbo, model, guide, *batch()) == pytest.approx(by_hand, abs=1e-6)
 
 
@@ -68,7 +79,7 @@ def test_any_stretch(elbo):
     stretch = {"beta": 0.4, "gamma": -0.3, "zeta": 1.05}
     model = classifier(code_cost=1.0)
     guide = spread(HardConcreteGuide(model, **stretch))
-    by_hand = sum(FAN_OUT[name] * sum(p) for name, p in probabilities(guide, **stretch).items())
+    by_hand = sum(open_numbers(probabilities(guide, **stretch)).values())
     assert kl_of(elbo, model, guide, *batch()) == pytest.approx(by_hand, abs=1e-6)
 
 
@@ -77,17 +88,23 @@ def test_any_stretch(elbo):
 def test_it_does_not_depend_on_the_batch(elbo, size):
     model = classifier()
     guide = spread(HardConcreteGuide(model))
-    by_hand = 0.1 * sum(FAN_OUT[name] * sum(p) for name, p in probabilities(guide).items())
+    by_hand = 0.1 * sum(open_numbers(probabilities(guide)).values())
     assert kl_of(elbo, model, guide, *batch(size)) == pytest.approx(by_hand, abs=1e-6)
 
 
 @ELBOS
-def test_options_of_a_pattern_count_each_for_their_layer(elbo):
+@COST
+def test_options_of_a_pattern_count_each_for_their_layer(elbo, cost):
     gates = {"fc1": {"gates": "input", "code_cost": 2.0}, "fc3": {"gates": "input", "inclusion": 0.3}}
-    model = classifier(code_cost=0.5, gates=gates)
+    model = classifier(code_cost=0.5, gates=gates, cost=cost)
     guide = spread(HardConcreteGuide(model))
     p = probabilities(guide)
-    by_hand = 2.0 * 5 * sum(p["fc1.input"]) + sum(coins(q, 0.3) + 0.5 * 3 * q for q in p["fc3.input"])
+    numbers = open_numbers(p | {"fc2.input": [1.0] * SIZES[1]}, cost)  # no gates there: every unit is open
+    ungated = {"paper": {"fc2": numbers["fc2"]}, "parameters": {"fc1": SIZES[1]}, "macs": {}}[cost]
+    numbers = {layer: number - ungated.get(layer, 0.0) for layer, number in numbers.items()}
+    by_hand = (
+        2.0 * numbers["fc1"] + 0.5 * (numbers["fc2"] + numbers["fc3"]) + sum(coins(q, 0.3) for q in p["fc3.input"])
+    )
     assert kl_of(elbo, model, guide, *batch()) == pytest.approx(by_hand, abs=1e-6)
 
 

@@ -43,12 +43,12 @@ def test_a_compacted_network_costs_what_is_left():
     assert cost(small, torch.zeros(1, 4)) == Cost((3 * 2 + 2) + (2 * 2 + 2), 3 * 2 + 2 * 2)
 
 
-def test_a_network_that_is_closed_altogether():
+def test_a_network_that_is_closed_altogether_keeps_one_unit_a_layer():
     model, guide = classifier()
     with torch.no_grad():
         for parameter in guide.parameters():
             parameter.fill_(-20.0)
-    assert cost(compact(model, guide), torch.zeros(1, 4)) == Cost(2, 0)
+    assert cost(compact(model, guide), torch.zeros(1, 4)) == Cost((1 + 1) + (2 + 2), 1 + 2)
 
 
 def test_nothing_is_learned_and_modes_stay():
@@ -59,14 +59,14 @@ def test_nothing_is_learned_and_modes_stay():
 
 
 def test_expected_l0():
-    """An input is read by 3 weights, a hidden unit by 2."""
+    """A hidden unit has a bias, and a weight for each open input; 2 weights read it."""
     model, guide = classifier()
     inputs, units = (p_nonzero(torch.tensor(LOG_ALPHA[site])).sum() for site in ("fc1.input", "fc2.input"))
-    assert expected_l0(model, guide) == pytest.approx((3 * inputs + 2 * units).item(), rel=1e-6)
+    assert expected_l0(model, guide) == pytest.approx((units * (inputs + 1 + 2)).item(), rel=1e-6)
     assert expected_l0(model.net, guide) == expected_l0(model, guide)
 
 
-@pytest.mark.parametrize(("log_alpha", "expected"), [(50.0, 4 * 3 + 3 * 2), (-50.0, 0)])
+@pytest.mark.parametrize(("log_alpha", "expected"), [(50.0, 4 * 3 + 3 + 3 * 2), (-50.0, 0)])
 def test_expected_l0_at_the_ends(log_alpha, expected):
     model, guide = classifier()
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_expected_l0_at_the_ends(log_alpha, expected):
 def test_expected_l0_is_the_mean_over_draws():
     model, guide = classifier()
     draws = {site: gate.sample((20_000,)) != 0 for site, gate in guide.gates().items()}
-    count = 3 * draws["fc1.input"].sum(1) + 2 * draws["fc2.input"].sum(1)
+    count = draws["fc2.input"].sum(1) * (draws["fc1.input"].sum(1) + 1 + 2)
     error = count.float().std().item() / 20_000**0.5
     assert expected_l0(model, guide) == pytest.approx(count.float().mean().item(), abs=4 * error)
 
