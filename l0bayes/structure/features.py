@@ -14,6 +14,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+_LARGE = 4096  # below this, looking for repetitions costs more than they do
+
 
 class Features:
     """Hands out labels, and remembers which are tied and which cannot be taken out."""
@@ -36,7 +38,11 @@ class Features:
         a, b = _without_repeats(first.expand(shape), second.expand(shape))
         differ = (a != b) & (a != 0) & (b != 0)
         if differ.any():
-            self._ties.append(torch.stack((a[differ], b[differ])).unique(dim=1))
+            self._ties.append(_pairs(a[differ], b[differ]))
+        # The one that repeats itself more stands for both, so that what follows stays cheap.
+        for labels in sorted((first.expand(shape), second.expand(shape)), key=_distinct):
+            if _without_repeats(labels)[0].all():
+                return labels
         return torch.where(a != 0, a, b).expand(shape)
 
     def merge(self, labels: Tensor, dims: Sequence[int], why: str | None = None) -> Tensor:
@@ -110,6 +116,28 @@ class Classes:
     def mixed(self, number: int) -> str | None:
         """What mixes the features of a class, so that they can only go all together."""
         return self._mixed.get(number)
+
+
+def _pairs(first: Tensor, second: Tensor) -> Tensor:
+    """Each pair once, ``(2, pairs)``."""
+    code = (first << 32 | second).unique()  # one number a pair, since sorting rows is slow
+    return torch.stack((code >> 32, code & 0xFFFFFFFF))
+
+
+def _distinct(labels: Tensor) -> int:
+    return _without_repeats(labels)[0].numel()
+
+
+def with_repeats(labels: Tensor) -> Tensor:
+    """The same labels, those that repeat themselves along a dimension as an expanded one; a copy may have undone it."""
+    if labels.numel() > _LARGE and _distinct(labels) > _LARGE:
+        shape = labels.shape
+        for dim, size in enumerate(shape):
+            first = labels.narrow(dim, 0, 1)
+            if size > 1 and labels.stride(dim) != 0 and bool((labels == first).all()):
+                labels = first
+        labels = labels.expand(shape)
+    return labels
 
 
 def _without_repeats(*labels: Tensor) -> tuple[Tensor, ...]:

@@ -58,6 +58,10 @@ class Finder:
         self._axes = {key: (self._classes.of(axis.labels), axis.reads) for key, axis in self._flow.axes.items()}
         self._add_elements()
         self._freeze_unsupported()
+        self._along: dict[int, list[tuple[str, int]]] = {}  # class to all axes that it has positions on
+        for key, (classes, _) in self._axes.items():
+            for number in classes.unique().tolist():
+                self._along.setdefault(number, []).append(key)
         self._makers = self._who(reads=False)
         self._readers = self._who(reads=True)
 
@@ -107,11 +111,12 @@ class Finder:
 
     def _add_elements(self) -> None:
         """Parameters that take part in something else than a product, such as norms, biases and embeddings."""
-        living = [self._classes.of(axis.labels) for axis in self._flow.axes.values()]
-        alive = torch.cat(living).unique() if living else torch.zeros(0, dtype=torch.int64)
+        alive = torch.zeros(self._classes.count, dtype=torch.bool)
+        for axis in self._flow.axes.values():
+            alive[self._classes.of(axis.labels)] = True
         for name, labels in self._flow.elements.items():
             classes = self._classes.of(labels)
-            if not torch.isin(classes, alive).any():
+            if not alive[classes].any():
                 continue
             dim = _dimension(classes)
             if dim is None or any((name, d) in self._axes for d in range(labels.dim())):
@@ -232,11 +237,10 @@ class Finder:
         """All positions of some classes, those that read them first."""
         table = torch.full((self._classes.count,), -1, dtype=torch.int64)
         table[torch.tensor(list(gate_of))] = torch.tensor(list(gate_of.values()))
-        for wanted in (True, False):
-            for (tensor, dim), (classes, reads) in self._axes.items():
-                gates = table[classes]
-                if reads == wanted and (gates >= 0).any():
-                    yield Slice(tensor, dim, gates, consumes=reads)
+        axes = dict.fromkeys(key for number in gate_of for key in self._along[number])
+        for tensor, dim in sorted(axes, key=lambda key: not self._axes[key][1]):
+            classes, reads = self._axes[tensor, dim]
+            yield Slice(tensor, dim, table[classes], consumes=reads)
 
     def _group(self, name: str, layer: str, size: int, slices: tuple[Slice, ...], request: Request) -> GateGroup:
         own = torch.zeros(size, dtype=torch.int64)

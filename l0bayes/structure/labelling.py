@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from l0bayes.structure.features import Features
+from l0bayes.structure.features import Features, with_repeats
 
 _LARGE = 1 << 18  # parameters beyond this get a label per entry of their last dimension, not one per element
 
@@ -123,7 +123,8 @@ class Labelling:
     def label(self, tensor: Any, labels: Tensor | None) -> None:
         """Gives a result its labels."""
         if labels is not None and isinstance(tensor, Tensor):
-            self._labels[tensor] = labels
+            is_blank = labels.untyped_storage().data_ptr() in self._blank
+            self._labels[tensor] = labels if is_blank else with_repeats(labels)
 
     def blank(self, tensor: Tensor) -> None:
         """A tensor that was just made, without features, into which some may be written."""

@@ -56,7 +56,7 @@ def build(kind, cost="parameters"):
     return model, guide, x, y
 
 
-def steps(model, guide, optimizer, x, y, number):
+def steps(model, guide, optimizer, x, y, *, number):
     elbo = ClosedFormKL_ELBO()(model, guide)
     losses = []
     for _ in range(number):
@@ -73,7 +73,7 @@ def steps(model, guide, optimizer, x, y, number):
 def test_the_run_goes_on_as_the_larger_one(kind, cost):
     model, guide, x, y = build(kind, cost)
     optimizer = torch.optim.AdamW([*model.parameters(), *guide.parameters()], lr=1e-2, weight_decay=0.1)
-    steps(model, guide, optimizer, x, y, 2)
+    steps(model, guide, optimizer, x, y, number=2)
     larger = copy.deepcopy((model, guide, optimizer.state_dict()))
     model_2, guide_2 = larger[0], larger[1]
     optimizer_2 = torch.optim.AdamW([*model_2.parameters(), *guide_2.parameters()], lr=1e-2, weight_decay=0.1)
@@ -82,7 +82,7 @@ def test_the_run_goes_on_as_the_larger_one(kind, cost):
     assert sum(removed.values()) > 0
     sizes = [sum(p.numel() for p in m.parameters()) for m in (model, model_2)]
     assert sizes[0] < sizes[1]
-    found, wanted = steps(model, guide, optimizer, x, y, 4), steps(model_2, guide_2, optimizer_2, x, y, 4)
+    found, wanted = steps(model, guide, optimizer, x, y, number=4), steps(model_2, guide_2, optimizer_2, x, y, number=4)
     # Gates over what others removed go too; their cost by the paper's accounting is a constant.
     constant = wanted[0] - found[0] if cost == "paper" else 0.0
     assert [loss + constant for loss in found] == pytest.approx(wanted, rel=1e-6)  # the KL is in float32
