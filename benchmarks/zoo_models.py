@@ -1,16 +1,18 @@
 """torchvision's models with random weights that let every layer count. Only input sizes and flags are per model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
 import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 SEED = 0
+_SQUARED_GATE = 0.24  # on average, see random_gates
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,10 @@ MODELS = {
 
 
 def images(name: str, rows: int) -> Tensor:
-    """Random images of the model's size, in float32."""
-    side = MODELS[name].side
-    return torch.randn(rows, 3, side, side, generator=torch.Generator().manual_seed(SEED))
+    """Random images of the model's size, in float32: coarse patches of colour and noise."""
+    side, generator = MODELS[name].side, torch.Generator().manual_seed(SEED)
+    patches = torch.randn(rows, 3, 4, 4, generator=generator)
+    return F.interpolate(patches, size=side) + 0.5 * torch.randn(rows, 3, side, side, generator=generator)
 
 
 def build(name: str) -> nn.Module:
@@ -61,29 +64,34 @@ def build(name: str) -> nn.Module:
     with torch.no_grad():
         for path, parameter in net.named_parameters():
             _start(net.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2], parameter)
-        _set_statistics(net, images(name, 2))
     return net.eval()
 
 
 def _start(owner: nn.Module, name: str, parameter: Tensor) -> None:
-    """Weights keep the size of what passes through; scales are about 1; nothing is 0, as it would hide a difference."""
+    """Weights keep the size of what passes through gates; scales are about 1; no zero hides a difference."""
     if isinstance(owner, nn.Linear | _ConvNd | nn.MultiheadAttention) and parameter.dim() > 1:
-        parameter.normal_(std=(2 / parameter[0].numel()) ** 0.5)
+        parameter.normal_(std=(2 / (_SQUARED_GATE * parameter[0].numel())) ** 0.5)
     elif name in ("weight", "layer_scale"):
         parameter.uniform_(0.5, 1.5)
     else:  # biases, tokens, positions
         parameter.normal_(std=0.3)
 
 
-def _set_statistics(net: nn.Module, x: Tensor) -> None:
-    """Running statistics near those of a batch, each off by a factor and a shift of its own."""
+def set_statistics(net: nn.Module, run: Callable[[], object]) -> None:
+    """Gives batch norms running statistics near those of a run, each off by a factor and a shift of its own.
+
+    Args:
+        net: the network; it is in evaluation mode afterwards.
+        run: runs it, with all gates in place: gates take away most of what passes, layer after layer.
+    """
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
-    if not norms:
-        return
     usual = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
-    net.train()(x)
+    net.train()
+    if norms:
+        run()
+    net.eval()
     for norm, momentum in zip(norms, usual, strict=True):
         norm.momentum = momentum
         mean, var = norm.running_mean, norm.running_var

@@ -1,8 +1,15 @@
 """Small networks whose features mix, branch, or are used in ways that a naive tracer gets wrong."""
 
+import copy
+
 import torch
+from subnetwork_oracle import assert_same, library, masked, random_gates, subnetwork
 from torch import nn
 from torch.nn import functional
+from torch.utils._pytree import tree_leaves
+
+from l0bayes import sparsify
+from l0bayes.compacted import compact_network
 
 
 class Layers(nn.Module):
@@ -12,6 +19,57 @@ class Layers(nn.Module):
         super().__init__()
         for name, layer in layers.items():
             setattr(self, name, layer)
+
+
+class Network(Layers):
+    """Layers, parameters and buffers under their names, used as a function says: ``forward(network, *inputs)``."""
+
+    def __init__(self, use, **parts):
+        buffers = {name: part for name, part in parts.items() if type(part) is torch.Tensor}
+        super().__init__(**{name: part for name, part in parts.items() if name not in buffers})
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer)
+        self.use = use
+
+    def forward(self, *inputs):
+        return self.use(self, *inputs)
+
+
+def exactly_gated(net, *inputs, gates="unit"):
+    """A network with gates, after masked = subnetwork = compacted for many gates, in evaluation and in training.
+
+    In float64, and with weights that are not those of the trial run. For networks without dropout.
+    """
+    sparse = sparsify(net, inputs, gates=gates)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.uniform_(-1.0, 1.0)
+    before = copy.deepcopy(net.state_dict())
+    for training in (False, True):
+        net.train(training)
+        for share_open in (0.0, 1.0, 0.1, 0.3, 0.5, 0.5, 0.7, 0.9):
+            values = random_gates(sparse, share_open)
+            outputs = []
+            for run in (masked, subnetwork, library, compacted):
+                outputs.append(tree_leaves(run(sparse, values, *inputs)))
+                net.load_state_dict(before)
+            for output in outputs[1:]:
+                for found, expected in zip(output, outputs[0], strict=True):
+                    assert_same(found, expected)
+    return sparse
+
+
+def compacted(sparse, values, *inputs):
+    return compact_network(sparse.net, sparse.groups, values)(*inputs)
+
+
+def sizes(sparse):
+    return {group.name: group.size for group in sparse.groups}
+
+
+def slices(group):
+    """(tensor, dim) to the gate of each position, with a star where the gate multiplies."""
+    return {(part.tensor + "*" * part.consumes, part.dim): part.gates.tolist() for part in group.slices}
 
 
 class Skip(Layers):
