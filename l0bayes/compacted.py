@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from l0bayes.select_inputs import can_select, selecting
 from l0bayes.structure import GateGroup, join_name
-from l0bayes.subnetwork import Selector, tensor_of
+from l0bayes.subnetwork import Selector, laid_out_as, tensor_of
 from l0bayes.widths import attributes
 
 
@@ -80,6 +80,7 @@ def _reshape(owner: nn.Module, attribute: str, shape: torch.Size) -> None:
     value = tensor_of(owner, attribute).detach()
     # A tensor of its own even where the shape stays: tied ones may differ after selection.
     new = value.clone() if value.shape == shape else value.new_zeros(shape)
+    new = laid_out_as(value, new)
     setattr(owner, attribute, new if old is None else nn.Parameter(new, requires_grad=old.requires_grad))
 
 

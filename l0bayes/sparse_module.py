@@ -157,7 +157,7 @@ class SparseModule(OwnedModule):
                 gate = gates[group.name]
                 chosen = gate.prob_nonzero.topk(group.min_units).indices
                 open_now = torch.zeros_like(point, dtype=torch.bool).index_fill(0, chosen, value=True) & (point == 0)
-                held[group.name] = torch.where(open_now, gate.mean, point)
+                held[group.name] = torch.where(open_now, gate.mean.clamp(min=torch.finfo(point.dtype).tiny), point)
         return held
 
     # -- running ---------------------------------------------------------------------------------------------------

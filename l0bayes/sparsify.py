@@ -13,7 +13,7 @@ from l0bayes.gate_options import COSTS, GateOptions, match_layers, read_options
 from l0bayes.sparse_module import SparseModule
 from l0bayes.structure import Finder, Request, Structure, as_arguments
 from l0bayes.structure.names import layer_of
-from l0bayes.trial import leave_out_what_differs
+from l0bayes.trial import keep_the_input_in_sight, leave_out_what_differs
 
 
 def sparsify(
@@ -64,14 +64,19 @@ def sparsify(
     default = GateOptions("unit", code_cost, inclusion, init_open, min_units).checked("every layer")
     inputs = as_arguments(example_input)
     _check_example(inputs)
-    finder = Finder(net, inputs)
+    with torch.autocast("cpu", enabled=False):  # copies of the weights would hide what becomes of them
+        finder = Finder(net, inputs)
     options = {
         layer: read_options(layer, value, default) for layer, value in match_layers(finder.layers(), gates).items()
     }
     structure = finder.structure({layer: Request(o.gates, o.min_units) for layer, o in options.items()})
     owners = dict.fromkeys([*finder.layers(), *map(layer_of, structure.shapes)])  # norms and the like have a price too
     options = {name: read_options(name, value, default) for name, value in match_layers(list(owners), gates).items()}
-    structure = leave_out_what_differs(net, structure, inputs)
+    with torch.autocast(next(net.parameters()).device.type, enabled=False):
+        structure = leave_out_what_differs(net, structure, inputs)
+        by_default = {g.name for g in structure.groups if g.kind == "unit" and options[g.layer].min_units is None}
+        vanishing = {group.name for group in structure.groups if group.name in by_default and group.min_units == 0}
+        structure = keep_the_input_in_sight(net, structure, inputs, vanishing)
     _refuse_dense(structure, gates)
     shapes = tuple(value.shape[1:] for value in inputs if isinstance(value, Tensor))
     return SparseModule(net, structure, options, default, cost=cost, example_shapes=shapes)

@@ -7,7 +7,8 @@ posterior draw or the test-time gates) and when the finished network is handed o
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from torch.func import functional_call
 from l0bayes.select_inputs import feature_dim, select_features
 from l0bayes.structure import GateGroup, Slice
 from l0bayes.widths import attributes, computes_by_width
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,16 @@ class Selection:
 
 @dataclass(frozen=True)
 class _Part:
-    """A gate vector along a line of positions: position to gate, ``size`` of the vector where it has no say."""
+    """A gate vector along a line of positions: position to gate, ``size`` of the vector where it has no say.
+
+    ``fills``: it selects what arrives, and where that leaves too little, closed positions fill it up.
+    """
 
     group: str
     table: Tensor
     identity: bool
     partial: bool
+    fills: bool
 
 
 @dataclass(frozen=True)
@@ -54,13 +61,22 @@ class _Cut:
     consumes: bool
 
 
+def rounded_up(number: int, step: int) -> int:
+    """The next multiple of ``step``, and at least 1."""
+    return -(-max(number, 1) // step) * step
+
+
 class _Draw:
     """One set of gates, as seen along each line of positions; every line is worked out once."""
 
     def __init__(
-        self, lines: Sequence[tuple[_Part, ...]], gates: Mapping[str, Tensor], kept: Mapping[str, Any]
+        self,
+        lines: Sequence[tuple[_Part, ...]],
+        gates: Mapping[str, Tensor],
+        kept: Mapping[str, Any],
+        round_to: int = 1,
     ) -> None:
-        self._lines, self._gates, self._kept = lines, gates, kept
+        self._lines, self._gates, self._kept, self._round_to = lines, gates, kept, round_to
         self._keep: dict[int, Tensor | None] = {}
         self._gain: dict[int, Tensor] = {}
 
@@ -74,6 +90,19 @@ class _Draw:
         if len(parts) == 1 and parts[0].identity:
             keep: Tensor | None = self._kept[parts[0].group]
             return keep
+        stays = self._staying(parts)
+        if stays is None:
+            return None
+        keep = stays.nonzero().squeeze(1)
+        if not any(part.fills for part in parts):
+            return keep
+        # What units and selected inputs leave between them may be nothing, or no multiple.
+        arriving = self._staying(tuple(part for part in parts if not part.fills))
+        spare = (~stays if arriving is None else arriving & ~stays).nonzero().squeeze(1)
+        wanted = rounded_up(len(keep), self._round_to)
+        return keep if wanted == len(keep) else torch.cat((keep, spare[: wanted - len(keep)])).sort().values
+
+    def _staying(self, parts: tuple[_Part, ...]) -> Tensor | None:
         stays: Tensor | None = None
         for part in parts:
             keep = self._kept[part.group]
@@ -84,7 +113,7 @@ class _Draw:
                 opened[-1] = True
                 here = opened[part.table]
                 stays = here if stays is None else stays & here
-        return None if stays is None else stays.nonzero().squeeze(1)
+        return stays
 
     def gain(self, line: int) -> Tensor:
         """What the positions that stay are multiplied by."""
@@ -135,10 +164,10 @@ class Selector:
         self._single = {s.tensor: g.name for g in groups for s in g.slices if s.dim is None}
         self._selects: list[tuple[str, int, tuple[_Part, ...]]] = []
         self._device = torch.device("cpu")
-        self._plan()
+        self._plan(net)
         self._buffers = frozenset(name for name, _ in net.named_buffers())
 
-    def _plan(self) -> None:
+    def _plan(self, net: nn.Module) -> None:
         places: dict[tuple[str, int], list[tuple[GateGroup, Slice]]] = {}
         for group in self._groups:
             for part in group.slices:
@@ -149,9 +178,13 @@ class Selector:
             key = tuple((group.name, part.gates.numpy().tobytes()) for group, part in pieces)
             if key not in known:
                 known[key] = len(self._lines)
-                self._lines.append(tuple(_part(group, part) for group, part in pieces))
+                # A convolution of no width cannot run; a linear layer can.
+                fills = self._round_to > 1 or tensor_of(net, tensor).dim() > 2  # noqa: PLR2004
+                self._lines.append(
+                    tuple(_part(group, part, fills=fills and group.selects is not None) for group, part in pieces)
+                )
             self._cuts.setdefault(tensor, []).append(_Cut(dim, known[key], any(part.consumes for _, part in pieces)))
-            upstream = tuple(_part(group, part) for group, part in pieces if group.selects is None)
+            upstream = tuple(_part(group, part, fills=False) for group, part in pieces if group.selects is None)
             for layer in {group.selects for group, _ in pieces if group.selects is not None}:
                 self._selects.append((layer, known[key], upstream))
 
@@ -167,7 +200,7 @@ class Selector:
         """
         self._move(next(iter(gates.values())).device)
         kept = {group.name: self._kept(group.name, gates[group.name]) for group in self._groups}
-        draw = _Draw(self._lines, gates, kept)
+        draw = _Draw(self._lines, gates, kept, self._round_to)
         tensors: dict[str, Tensor] = {}
         buffers: dict[str, tuple[int, Tensor]] = {}
         for name, group in self._single.items():
@@ -187,7 +220,7 @@ class Selector:
     def positions(self, gates: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, Tensor], ...]]:
         """What a subnetwork keeps of each tensor: dimensions and indices, for those of which something goes."""
         kept = {group.name: self._kept(group.name, gates[group.name]) for group in self._groups}
-        draw = _Draw(self._lines, gates, kept)
+        draw = _Draw(self._lines, gates, kept, self._round_to)
         found = {}
         for name, cuts in self._cuts.items():
             along = tuple((cut.dim, keep) for cut in cuts if (keep := draw.keep(cut.line)) is not None)
@@ -222,10 +255,10 @@ class Selector:
             return None
         keep = gate.detach().nonzero().squeeze(1)
         number, size = len(keep), len(gate)
-        if number == size or number > self._narrow_below[group] * size:
+        if number == size or number >= self._narrow_below[group] * size:
             return None
         # A layer of no width cannot run: one closed slice stays, with zeros in front.
-        wanted = min(max(-(-number // self._round_to) * self._round_to, 1), size)
+        wanted = min(rounded_up(number, self._round_to), size)
         if wanted > number:
             closed = (gate.detach() == 0).nonzero().squeeze(1)
             keep = torch.cat((keep, closed[: wanted - number])).sort().values
@@ -236,18 +269,20 @@ def _narrow_below(net: nn.Module, group: GateGroup, linear: float) -> float:
     """Taking out pays at once where a slice is read at many positions, and later where it is read once."""
     if not group.removable:
         return 0.0
-    read = [net.get_parameter(part.tensor) for part in group.slices if part.consumes]
-    return linear if linear == 0 or all(tensor.dim() <= 2 for tensor in read) else 1.0  # noqa: PLR2004 (matrices)
+    touched = [tensor_of(net, part.tensor) for part in group.slices]
+    return linear if linear == 0 or all(tensor.dim() <= 2 for tensor in touched) else 1.0  # noqa: PLR2004 (matrices)
 
 
-def _part(group: GateGroup, part: Slice) -> _Part:
+@torch.inference_mode(mode=False)
+def _part(group: GateGroup, part: Slice, *, fills: bool) -> _Part:
     table = torch.where(part.gates >= 0, part.gates, group.size)
     identity = torch.equal(table, torch.arange(group.size))
-    return _Part(group.name, table, identity, bool((part.gates < 0).any()))
+    return _Part(group.name, table, identity, bool((part.gates < 0).any()), fills=fills)
 
 
+@torch.inference_mode(mode=False)
 def _moved(part: _Part, device: torch.device) -> _Part:
-    return _Part(part.group, part.table.to(device), part.identity, part.partial)
+    return replace(part, table=part.table.to(device))
 
 
 def _cut(gated: Tensor | None, whole: Tensor, cuts: Sequence[_Cut], draw: _Draw) -> Tensor | None:
@@ -257,12 +292,21 @@ def _cut(gated: Tensor | None, whole: Tensor, cuts: Sequence[_Cut], draw: _Draw)
         keep = draw.keep(cut.line)
         if keep is not None:
             tensor = tensor.index_select(cut.dim, keep)
+    tensor = laid_out_as(whole, tensor)
     for cut in cuts:
         if cut.consumes:
             gain = draw.gain(cut.line).to(tensor.dtype)
             behind = tensor.dim() - 1 - cut.dim
             tensor = tensor * (gain.reshape(-1, *(1,) * behind) if behind else gain)
     return None if tensor is whole else tensor
+
+
+def laid_out_as(whole: Tensor, part: Tensor) -> Tensor:
+    """A part of a tensor with its channels last in memory, if the whole has them there: selecting loses that."""
+    layout = _CHANNELS_LAST.get(whole.dim())
+    if layout is None or part is whole or whole.is_contiguous() or not whole.is_contiguous(memory_format=layout):
+        return part
+    return part.contiguous(memory_format=layout)
 
 
 def tensor_of(net: nn.Module, name: str) -> Tensor:
@@ -289,7 +333,7 @@ def run_subnetwork(net: nn.Module, selection: Selection, *args: Any, **kwargs: A
     for name, (dim, keep) in selection.kept.items():
         if net.get_submodule(name.rpartition(".")[0]).training:
             with torch.no_grad():
-                tensor_of(net, name).index_copy_(dim, keep, selection.tensors[name])
+                tensor_of(net, name).data.index_copy_(dim, keep, selection.tensors[name])
     return output
 
 
@@ -301,11 +345,15 @@ def _narrow_inputs(net: nn.Module, features: Mapping[str, tuple[Tensor, int]]) -
             layer = net.get_submodule(name)
             dim = feature_dim(layer)
 
-            def select(_module: Any, args: Any, keep: Any = keep, dim: int = dim, size: int = reaching) -> Any:
-                return (select_features(args[0], keep, dim, size), *args[1:])
-
-            hooks.callback(layer.register_forward_pre_hook(select).remove)
+            select = partial(_select, keep, dim, reaching)
+            hooks.callback(layer.register_forward_pre_hook(select, with_kwargs=True).remove)
         yield
+
+
+def _select(keep: Tensor, dim: int, size: int, _layer: nn.Module, args: Any, kwargs: Any) -> Any:
+    if args:
+        return (select_features(args[0], keep, dim, size), *args[1:]), kwargs
+    return args, kwargs | {"input": select_features(kwargs["input"], keep, dim, size)}
 
 
 @contextmanager

@@ -6,6 +6,7 @@ into a ``view``. So it is tried, in float64 and with random weights, and groups 
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -48,6 +49,28 @@ def leave_out_what_differs(net: nn.Module, structure: Structure, inputs: tuple[A
     return structure.without(bad)
 
 
+def keep_the_input_in_sight(
+    net: nn.Module, structure: Structure, inputs: tuple[Any, ...], names: set[str]
+) -> Structure:
+    """Groups without which the output no longer depends on the input keep a unit.
+
+    Args:
+        net: the network; a copy of it is run.
+        structure: its gate groups.
+        inputs: an example of its arguments.
+        names: groups that may vanish as far as their surroundings tell.
+
+    Returns:
+        The structure, with ``min_units`` 1 for those of ``names`` that are the only way the input takes.
+    """
+    trial = _Trial(net, inputs)
+    if not names or trial.sees_the_input(structure.groups, names):
+        return structure
+    blind = {name for name in names if not trial.sees_the_input(structure.groups, {name})}
+    groups = tuple(replace(g, min_units=1) if g.name in blind else g for g in structure.groups)
+    return replace(structure, groups=groups)
+
+
 def _uneven_gates(size: int) -> Tensor:
     """Gates of which a third is closed, irregularly and mostly early ones: equal parts would not lose equally many."""
     generator = torch.Generator().manual_seed(size)
@@ -55,6 +78,11 @@ def _uneven_gates(size: int) -> Tensor:
     values = 0.25 + 0.5 * torch.rand(size, generator=generator, dtype=torch.float64)
     values[order.argsort()[: max(size // 3, min(size - 1, 1))]] = 0.0
     return values
+
+
+def _another(x: Tensor) -> Tensor:
+    """An input of the same kind with other values."""
+    return x + torch.linspace(0.5, 1, x.numel()).reshape(x.shape).to(x) if x.is_floating_point() else x.flip(-1)
 
 
 def _has_size(value: Any) -> bool:
@@ -86,6 +114,22 @@ class _Trial:
                     tensor.copy_(0.5 + noise.abs())
                 elif name.endswith("running_mean"):
                     tensor.copy_(noise)
+
+    @torch.no_grad()
+    def sees_the_input(self, groups: Sequence[GateGroup], closed: set[str]) -> bool:
+        """Whether the output still depends on the input when some groups are closed altogether."""
+        device = next(self._net.parameters()).device
+        gates = {g.name: torch.full((g.size,), float(g.name not in closed), device=device) for g in groups}
+        others = tree_map_only(Tensor, _another, self._inputs)
+        try:
+            with torch.random.fork_rng(devices=()):
+                torch.manual_seed(0)
+                first = tree_leaves(masked_forward(self._net, groups, gates, *self._inputs))
+                torch.manual_seed(0)
+                second = tree_leaves(masked_forward(self._net, groups, gates, *others))
+        except (RuntimeError, ValueError, TypeError, IndexError):  # it takes no other input: nothing to be learned
+            return True
+        return any(isinstance(y, Tensor) and not torch.equal(y, z) for y, z in zip(first, second, strict=True))
 
     def sort(self, groups: Sequence[GateGroup], good: list[GateGroup], bad: dict[str, str]) -> None:
         """Puts each group where it belongs, by halves: most networks need one look."""

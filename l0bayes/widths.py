@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from l0bayes.fewer_heads import FewerHeads
 
@@ -16,7 +17,7 @@ Shapes = Mapping[str, torch.Size]
 def computes_by_width(module: nn.Module) -> bool:
     """Whether a layer's computation depends on such an attribute, and not on its tensors alone."""
     grouped = isinstance(module, _ConvNd) and module.groups > 1
-    return grouped or isinstance(module, nn.GroupNorm | nn.MultiheadAttention)
+    return grouped or isinstance(module, nn.GroupNorm | nn.MultiheadAttention | _InstanceNorm)
 
 
 def attributes(module: nn.Module, shapes: Shapes) -> dict[str, Any]:

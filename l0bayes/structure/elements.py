@@ -16,7 +16,7 @@ def move(flow: Labelling, call: Call) -> None:
     """The same operation on the labels."""
     if flow.is_weight(call.first_out):
         return
-    if call.name in ("index", "gather", "index_select"):  # integers say where from; only the source is moved
+    if call.name in ("index", "_unsafe_index", "gather", "index_select"):  # integers say where from; the source moves
         _freeze_indices(flow, call, call.args[1:])
         labels = flow.labels(call.args[0])
         if labels is None:
@@ -128,5 +128,7 @@ def embedding(flow: Labelling, call: Call) -> None:
     """A row of a table: its columns are features, whichever row is read."""
     labels = flow.labels(call["weight"])
     _freeze_indices(flow, call, call["indices"])
+    if labels is not None and call["sparse"]:
+        flow.features.freeze(labels, f"{flow.where} has sparse gradients")
     if labels is not None:
         flow.label(call.out, flow.features.merge(labels, [0])[0].expand(call.out.shape))

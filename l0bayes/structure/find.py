@@ -126,6 +126,10 @@ class Finder:
                 self._axes[name, dim] = (line, False)
 
     def _freeze_unsupported(self) -> None:
+        trained = dict(self._net.named_parameters())
+        for key in self._flow.axes:
+            if key[0] not in trained:
+                self._freeze(self._axes[key][0], f"{key[0]!r}, which reads or makes it, is a buffer")
         for (tensor, _), (classes, reads) in self._axes.items():
             owner = self._modules.get(tensor.rpartition(".")[0])
             if isinstance(owner, nn.MultiheadAttention) and not reads and not supports(owner):
@@ -290,7 +294,7 @@ class Finder:
         minimum = 1 if request.min_units is None else request.min_units
         if minimum > size:
             raise StructureError(f"min_units: {minimum} for layer {layer!r}, which has {size} gates")
-        if read_here and all(self._why_not(number) is None for number in numbers):
+        if read_here and owners == {None} and all(self._why_not(number) is None for number in numbers):
             taken.update({number: (name, gate) for gate, number in enumerate(numbers)})
             slices = tuple(self._slices({number: gate for gate, number in enumerate(numbers)}))
             return GateGroup(name, layer, size, slices, own, minimum)

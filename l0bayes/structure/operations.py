@@ -22,7 +22,7 @@ _MOVES = _names("""
     view _unsafe_view _reshape_alias reshape permute transpose t expand slice select split split_with_sizes unbind cat
     stack squeeze unsqueeze roll flip repeat constant_pad_nd as_strided index_select narrow diagonal unfold
     pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle index gather repeat_interleave movedim tril
-    triu rot90 chunk
+    triu rot90 chunk _unsafe_index
 """)
 _COPIES = _names("clone _to_copy contiguous detach alias lift_fresh")
 _POINTWISE = _names("""
