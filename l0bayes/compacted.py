@@ -58,7 +58,7 @@ def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> nn.Module:
         path, _, tensor = name.rpartition(".")
         if tensor == "index" and can_select(layer := net.get_submodule(path)):
             net = _replace(net, layer, selecting(layer))
-    state = net.state_dict()
+    state = dict(net.named_parameters(remove_duplicate=False)) | dict(net.named_buffers(remove_duplicate=False))
     owners: dict[str, dict[str, torch.Size]] = {}
     for name, shape in shapes.items():
         if name not in state or state[name].dim() != len(shape):

@@ -31,9 +31,24 @@ def move(flow: Labelling, call: Call) -> None:
     elif call.name == "as_strided":
         result = _as_strided(flow.known(call.args[0]), call.args[0], call.out)
     else:
+        if call.name in ("cat", "stack"):
+            _join(flow, call)
         result = call.func(*tree_map_only(Tensor, flow.known, call.args), **call.kwargs)
     for tensor, labels in zip(tree_leaves(call.out), tree_leaves(result), strict=True):
         flow.label(tensor, labels)
+
+
+def _join(flow: Labelling, call: Call) -> None:
+    """What is joined along one dimension must be equally wide along the others."""
+    pieces = [flow.known(piece) for piece in call["tensors"] if piece.dim() == call["tensors"][0].dim()]
+    along = call["dim"] % pieces[0].dim() if call.name == "cat" else None
+    others = [dim for dim in range(pieces[0].dim()) if dim != along]
+    if not any(flow.features.vary(piece, dim) for piece in pieces for dim in others):
+        return
+    if along is not None:
+        pieces = [flow.features.merge(piece, [along]) for piece in pieces]
+    for piece in pieces[1:]:
+        flow.features.tie(pieces[0], piece)
 
 
 def _freeze_indices(flow: Labelling, call: Call, indices: Any) -> None:
@@ -88,13 +103,30 @@ def pointwise(flow: Labelling, call: Call) -> None:
     result, entering = call.first_out, labels_of(flow, (call.args, call.kwargs))
     if not entering or not isinstance(result, Tensor):
         return
-    labels = flow.unshared(entering[0])
-    for other in entering[1:]:
+    meeting = _of_their_own(flow, call, entering, result.dim())
+    labels = flow.unshared(meeting[0])
+    for other in meeting[1:]:
         labels = flow.features.tie(labels, other)
     if call.name.endswith("_"):
         flow.meet_in_place(result, labels.expand(result.shape))
     else:
         flow.label(result, labels.expand(result.shape))
+
+
+def _of_their_own(flow: Labelling, call: Call, entering: list[Tensor], dims: int) -> list[Tensor]:
+    """Operands that have an element for each feature; those that act on several features at once stay as they are."""
+    padded = [labels.reshape([1] * (dims - labels.dim()) + list(labels.shape)) for labels in entering]
+    own = []
+    for number, labels in enumerate(padded):
+        others = [other for place, other in enumerate(padded) if place != number]
+        if any(
+            size == 1 and any(flow.features.vary(other, dim) for other in others)
+            for dim, size in enumerate(labels.shape)
+        ):
+            flow.features.freeze(labels, f"{call.name} in {flow.where} applies it to several features at once")
+        else:
+            own.append(labels)
+    return own or padded
 
 
 def reduce(flow: Labelling, call: Call) -> None:
@@ -109,7 +141,10 @@ def reduce(flow: Labelling, call: Call) -> None:
     dims = [dims] if isinstance(dims, int) else list(dims or range(labels.dim()))
     dims = sorted({dim % labels.dim() for dim in dims}) if labels.dim() else []
     why = f"{call.name.strip('_')} in {flow.where} works on all of its features at once"
-    merged = flow.features.merge(labels, dims, why)
+    keeps_shape = call.first_out.dim() == labels.dim() and call.first_out.shape == labels.shape
+    differ = any(flow.features.vary(labels, dim) for dim in dims)
+    combine = flow.features.sum if differ and not keeps_shape else flow.features.merge
+    merged = combine(labels, dims, why)
     for value in tree_leaves(call.out):
         if isinstance(value, Tensor):
             kept = merged if value.dim() == labels.dim() else merged.squeeze(dims)

@@ -25,6 +25,7 @@ class Features:
         self._ties: list[Tensor] = []
         self._frozen: dict[int, str] = {}
         self._mixed: dict[int, str] = {}
+        self._sums: list[tuple[Tensor, Tensor, str]] = []
 
     def fresh(self, number: int) -> Tensor:
         """New labels, of shape ``(number,)``."""
@@ -67,6 +68,39 @@ class Features:
         dims = {dim % labels.dim() for dim in dims}  # type: ignore[assignment]
         return one.expand([1 if dim in dims else size for dim, size in enumerate(labels.shape)])
 
+    def sum(self, labels: Tensor, dims: Sequence[int], why: str) -> Tensor:
+        """Labels of a reduction over different features, which ties them only if anything is made of the result.
+
+        Attention averages the weights of its heads for its caller, who rarely looks at them.
+        """
+        thin = with_repeats(labels)
+        shape = [1 if dim in dims else size for dim, size in enumerate(labels.shape)]
+        sources = _without_repeats(thin)[0]
+        small = [1 if dim in dims else size for dim, size in enumerate(sources.shape)]
+        result = self.fresh(int(np.prod(small))).reshape(small)
+        self._sums.append((result, sources, why))
+        return result.expand(shape)
+
+    def _tie_sums(self, used: Tensor) -> None:
+        """Ties what went into sums that something was made of."""
+        pending = self._sums
+        while True:
+            seen = torch.cat([used, *(ties.flatten() for ties in self._ties), torch.tensor([0, *self._frozen])])
+            ready = [sums for sums in pending if torch.isin(sums[0], seen).any()]
+            if not ready:
+                return
+            pending = [sums for sums in pending if not any(sums is one for one in ready)]
+            for result, sources, why in ready:
+                self.tie(sources, result.expand(sources.shape))
+                self._mixed.update(dict.fromkeys(result.unique().tolist(), why))
+
+    @staticmethod
+    def vary(labels: Tensor, dim: int) -> bool:
+        """Whether labels differ along a dimension."""
+        if labels.shape[dim] == 1 or labels.stride(dim) == 0:
+            return False
+        return bool((labels != labels.narrow(dim, 0, 1)).any())
+
     def freeze(self, labels: Tensor, why: str) -> None:
         """Says that features cannot be taken out, and why."""
         (thin,) = _without_repeats(labels)
@@ -74,8 +108,9 @@ class Features:
             if label:
                 self._frozen.setdefault(label, why)
 
-    def classes(self) -> "Classes":
-        """Which features live and die together, given all that was tied so far."""
+    def classes(self, read: Tensor | None = None) -> "Classes":
+        """Which features live and die together, given all that was tied so far, and the labels that weights read."""
+        self._tie_sums(torch.zeros(0, dtype=torch.int64) if read is None else read)
         size = self._count + 1
         ties = torch.cat(self._ties, dim=1).numpy() if self._ties else np.zeros((2, 0), dtype=np.int64)
         graph = coo_array((np.ones(ties.shape[1], dtype=np.int8), (ties[0], ties[1])), shape=(size, size))
@@ -104,6 +139,39 @@ class Classes:
     def of(self, labels: Tensor) -> Tensor:
         """The class of each label, or :attr:`none`."""
         return self._number[labels]
+
+    def sum(self, labels: Tensor, dims: Sequence[int], why: str) -> Tensor:
+        """Labels of a reduction over different features, which ties them only if anything is made of the result.
+
+        Attention averages the weights of its heads for its caller, who rarely looks at them.
+        """
+        thin = with_repeats(labels)
+        shape = [1 if dim in dims else size for dim, size in enumerate(labels.shape)]
+        sources = _without_repeats(thin)[0]
+        small = [1 if dim in dims else size for dim, size in enumerate(sources.shape)]
+        result = self.fresh(int(np.prod(small))).reshape(small)
+        self._sums.append((result, sources, why))
+        return result.expand(shape)
+
+    def _tie_sums(self, used: Tensor) -> None:
+        """Ties what went into sums that something was made of."""
+        pending = self._sums
+        while True:
+            seen = torch.cat([used, *(ties.flatten() for ties in self._ties), torch.tensor([0, *self._frozen])])
+            ready = [sums for sums in pending if torch.isin(sums[0], seen).any()]
+            if not ready:
+                return
+            pending = [sums for sums in pending if not any(sums is one for one in ready)]
+            for result, sources, why in ready:
+                self.tie(sources, result.expand(sources.shape))
+                self._mixed.update(dict.fromkeys(result.unique().tolist(), why))
+
+    @staticmethod
+    def vary(labels: Tensor, dim: int) -> bool:
+        """Whether labels differ along a dimension."""
+        if labels.shape[dim] == 1 or labels.stride(dim) == 0:
+            return False
+        return bool((labels != labels.narrow(dim, 0, 1)).any())
 
     def freeze(self, number: int, why: str) -> None:
         """Says that a class cannot be taken out, and why; the first reason stays."""

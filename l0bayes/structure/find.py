@@ -53,7 +53,8 @@ class Finder:
         self._run(flow, inputs)
         self._flow = flow.labelling
         self._called = flow.called
-        self._classes = self._flow.features.classes()
+        read = [torch.zeros(1, dtype=torch.int64), *(axis.labels for axis in self._flow.axes.values())]
+        self._classes = self._flow.features.classes(torch.cat(read))
         self._freeze_shared()
         self._axes = {key: (self._classes.of(axis.labels), axis.reads) for key, axis in self._flow.axes.items()}
         self._add_elements()
@@ -118,12 +119,11 @@ class Finder:
             classes = self._classes.of(labels)
             if not alive[classes].any():
                 continue
-            dim = _dimension(classes)
+            dim = _dimension(classes, alive)
             if dim is None or any((name, d) in self._axes for d in range(labels.dim())):
                 self._freeze(classes, f"{name} has no dimension of its own for it")
             else:
-                line = classes.movedim(dim, 0).reshape(classes.shape[dim], -1)[:, 0]
-                self._axes[name, dim] = (line, False)
+                self._axes[name, dim] = (_lines(classes, alive, dim).amax(1), False)
 
     def _freeze_unsupported(self) -> None:
         trained = dict(self._net.named_parameters())
@@ -133,7 +133,7 @@ class Finder:
         for (tensor, _), (classes, reads) in self._axes.items():
             owner = self._modules.get(tensor.rpartition(".")[0])
             if isinstance(owner, nn.MultiheadAttention) and not reads and not supports(owner):
-                self._freeze(classes, f"{type(owner).__name__} with these options cannot run with fewer heads")
+                self._freeze(classes, _too_special(owner))
             if reads and owner is not None and "index" in dict(owner.named_buffers(recurse=False)):
                 self._freeze(classes, f"{tensor} already reads a selection of its inputs")
 
@@ -166,6 +166,8 @@ class Finder:
 
     def _no_axis(self, layer: str) -> str:
         module = self._modules.get(layer)
+        if isinstance(module, nn.MultiheadAttention) and not supports(module):
+            return _too_special(module)
         if layer not in self._called and not isinstance(module, nn.MultiheadAttention):
             inside = self._modules.get(layer.rpartition(".")[0])
             if isinstance(inside, nn.MultiheadAttention):
@@ -219,7 +221,8 @@ class Finder:
         reasons = {number: self._why_not(number) for number in numbers}
         free = [number for number in numbers if reasons[number] is None]
         if not free:
-            return str(reasons[numbers[0]])
+            mixed = self._classes.mixed(numbers[0]) if len(numbers) == 1 else None
+            return "; ".join(dict.fromkeys(reason for reason in (mixed, reasons[numbers[0]]) if reason))
         if len(free) == 1 and len(row_classes) > 1:
             return self._classes.mixed(free[0]) or "all of its features live and die together"
         new = [number for number in free if number not in taken]
@@ -249,7 +252,7 @@ class Finder:
     def _group(self, name: str, layer: str, size: int, slices: tuple[Slice, ...], request: Request) -> GateGroup:
         own = torch.zeros(size, dtype=torch.int64)
         for part in slices:
-            if not part.consumes and part.dim is not None and (part.tensor, part.dim) in self._flow.axes:
+            if not part.consumes and part.dim is not None and self._makes_features(part):
                 weight = self._net.get_parameter(part.tensor)
                 decides = part.gates >= 0
                 own.index_add_(
@@ -261,6 +264,11 @@ class Finder:
         if minimum > size:
             raise StructureError(f"min_units: {minimum} for layer {layer!r}, which has {size} gates")
         return GateGroup(name, layer, size, slices, own, minimum)
+
+    def _makes_features(self, part: Slice) -> bool:
+        """Whether a slice is that of a weight or an embedding, and not of something that follows them."""
+        owner = self._modules.get(part.tensor.rpartition(".")[0])
+        return (part.tensor, part.dim) in self._flow.axes or isinstance(owner, nn.Embedding)
 
     def _may_vanish(self, slices: tuple[Slice, ...]) -> bool:
         """Whether every reader has other features to read, or adds to something that others make too."""
@@ -324,10 +332,20 @@ class Finder:
         return macs, tuple(Product(name, total) for name, total in sums.items() if total.any())
 
 
-def _dimension(classes: Tensor) -> int | None:
+def _too_special(attention: nn.MultiheadAttention) -> str:
+    return f"{type(attention).__name__} with these options cannot run with fewer heads"
+
+
+def _lines(classes: Tensor, alive: Tensor, dim: int) -> Tensor:
+    """The classes of a tensor's elements line by line along a dimension; 0 where nothing else is tied to them."""
+    return torch.where(alive[classes], classes, 0).movedim(dim, 0).reshape(classes.shape[dim], -1)
+
+
+def _dimension(classes: Tensor, alive: Tensor) -> int | None:
     """The one dimension along which the elements of a tensor differ in class; ``None`` if there is no such one."""
     for dim in range(classes.dim()):
-        lines = classes.movedim(dim, 0).reshape(classes.shape[dim], -1)
-        if (lines == lines[:, :1]).all() and (classes.shape[dim] > 1 or classes.numel() == 1):
+        lines = _lines(classes, alive, dim)
+        alike = (lines == lines.amax(1, keepdim=True)) | (lines == 0)
+        if alike.all() and (classes.shape[dim] > 1 or classes.numel() == 1):
             return dim
     return None

@@ -135,7 +135,11 @@ class Labelling:
     def write(self, tensor: Tensor, labels: Tensor | None) -> None:
         """Labels of what is written into a tensor, in place."""
         old = self._labels.get(tensor)
-        if old is not None and old.untyped_storage().data_ptr() in self._blank:
+        if self.is_weight(tensor):  # running statistics
+            own = self.labels(tensor)
+            if own is not None and labels is not None:
+                self.features.tie(own, labels)
+        elif old is not None and old.untyped_storage().data_ptr() in self._blank:
             old.copy_(torch.zeros((), dtype=torch.int64) if labels is None else labels)
         elif old is not None or labels is not None:
             for value in (old, labels):

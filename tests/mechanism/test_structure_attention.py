@@ -80,15 +80,20 @@ def test_heads_of_cross_attention_are_units(need_weights):
 
 @pytest.mark.parametrize("options", [{"add_bias_kv": True}, {"add_zero_attn": True}, {"kdim": 4, "vdim": 4}])
 def test_attention_with_special_options_stays_dense(options):
+    def use(s, x):
+        h = s.inner(x)
+        read = h if s.attention.kdim == 6 else x
+        return s.out(s.attention(h, read, read, need_weights=False)[0])
+
     net = Network(
-        lambda s, x: s.out(s.out0(s.attention(s.inner(x), x, x, need_weights=False)[0] if "kdim" in options else s.self_attend(x))),
+        use,
         inner=nn.Linear(4, 6),
         attention=nn.MultiheadAttention(6, 3, batch_first=True, **options),
-        out0=nn.Sequential(nn.Linear(6, 5), nn.ReLU()),
-        out=nn.Linear(5, 2),
+        out=nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)),
     )
-    net.self_attend = lambda x: net.attention(*[net.inner(x)] * 3, need_weights=False)[0]
-    assert "cannot run with fewer heads" in sparsify(net, tokens()).structure.dense["attention"]
+    sparse = exactly_gated(net, tokens())
+    assert "attention.unit" not in sizes(sparse)
+    assert "cannot run with fewer heads" in sparse.structure.dense["attention"]
 
 
 def test_a_subclass_of_attention_stays_dense():
@@ -150,13 +155,13 @@ def test_a_transformer_layer_has_heads_and_hidden_units_and_a_dense_stream(norm_
 
 
 def test_an_encoder_and_a_decoder():
-    net = nn.Transformer(6, 3, 1, 1, 5, dropout=0.0, batch_first=True)
-    sparse = exactly_gated(net, torch.randn(2, 4, 6), torch.randn(2, 3, 6))
+    net = nn.Transformer(8, 4, 1, 1, 5, dropout=0.0, batch_first=True)
+    sparse = exactly_gated(net, torch.randn(2, 4, 8), torch.randn(2, 3, 8))
     assert sizes(sparse) == {
-        "encoder.layers.0.self_attn.unit": 3,
+        "encoder.layers.0.self_attn.unit": 4,
         "encoder.layers.0.linear1.unit": 5,
-        "decoder.layers.0.self_attn.unit": 3,
-        "decoder.layers.0.multihead_attn.unit": 3,
+        "decoder.layers.0.self_attn.unit": 4,
+        "decoder.layers.0.multihead_attn.unit": 4,
         "decoder.layers.0.linear1.unit": 5,
     }
 

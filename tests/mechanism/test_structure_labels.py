@@ -41,6 +41,19 @@ def reading(operation, *, maps=False):
     return " ".join(names.get(number, "?") for number in finder._axes["out.weight", 1][0].tolist())
 
 
+def _written(a, b):
+    out = torch.zeros(2, 7)
+    out[:, :3] = a
+    out[:, 4:] = b
+    return out
+
+
+def _overwritten(a, b):
+    out = _written(a, b)
+    out[:, :3] = 5.0
+    return out
+
+
 MOVES = {
     "flip": (lambda a, _b: a.flip(-1), "a2 a1 a0"),
     "slice": (lambda a, _b: a[:, 1:], "a1 a2"),
@@ -66,22 +79,9 @@ MOVES = {
     "transpose": (lambda a, _b: a.T.contiguous().T, "a0 a1 a2"),
     "clone and detach": (lambda a, _b: a.clone().detach(), "a0 a1 a2"),
     "another dtype and back": (lambda a, _b: a.to(torch.float64).to(a.dtype), "a0 a1 a2"),
-    "zeros written into": (lambda a, b: _written(a, b), "a0 a1 a2 - b0 b1 b2"),
-    "overwritten with a number": (lambda a, b: _overwritten(a, b), "- - - - b0 b1 b2"),
+    "zeros written into": (_written, "a0 a1 a2 - b0 b1 b2"),
+    "overwritten with a number": (_overwritten, "- - - - b0 b1 b2"),
 }
-
-
-def _written(a, b):
-    out = torch.zeros(2, 7)
-    out[:, :3] = a
-    out[:, 4:] = b
-    return out
-
-
-def _overwritten(a, b):
-    out = _written(a, b)
-    out[:, :3] = 5.0
-    return out
 
 
 @pytest.mark.parametrize("name", MOVES)

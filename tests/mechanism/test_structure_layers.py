@@ -93,8 +93,8 @@ def test_padding_does_not_carry_on_without_a_layer():
 
 
 def test_flattened_maps_are_read_at_many_columns():
-    net = nn.Sequential(nn.Conv2d(3, 3, 3), nn.MaxPool2d(2, 1), nn.Flatten(), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    net[3] = nn.Linear(3 * 4, 4)
+    net = nn.Sequential(nn.Conv2d(3, 3, 3), nn.MaxPool2d(2, 1), nn.Flatten(), nn.Linear(12, 4), nn.ReLU())
+    net.append(nn.Linear(4, 2))
     conv, _ = exactly_gated(net, image(size=5)).groups
     assert slices(conv)["3.weight*", 1] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
 
@@ -116,7 +116,8 @@ def test_a_depthwise_convolution_lives_and_dies_with_its_channels():
 
 @pytest.mark.parametrize("made", [4, 8])
 def test_a_grouped_convolution_has_whole_groups(made):
-    net = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, made, 3, groups=2, padding=1), nn.ReLU(), nn.Conv2d(made, 2, 1))
+    grouped = nn.Conv2d(6, made, 3, groups=2, padding=1)
+    net = nn.Sequential(nn.Conv2d(3, 6, 1), grouped, nn.ReLU(), nn.Conv2d(made, 2, 1))
     (group,) = exactly_gated(net, image()).groups
     halves = [0] * (made // 2) + [1] * (made // 2)
     found = slices(group)
@@ -157,7 +158,8 @@ def test_squeeze_and_excite_is_tied_to_the_channels_that_it_scales():
         out=nn.Conv2d(6, 2, 1),
     )
     channels, hidden = exactly_gated(net, image()).groups
-    assert {"conv.weight", "up.weight", "up.bias", "down.weight*", "out.weight*"} <= {name for name, _ in slices(channels)}
+    tied = {"conv.weight", "up.weight", "up.bias", "down.weight*", "out.weight*"}
+    assert tied <= {name for name, _ in slices(channels)}
     assert (hidden.name, hidden.size, hidden.min_units) == ("down.unit", 2, 0)
 
 

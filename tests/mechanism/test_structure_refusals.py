@@ -1,0 +1,282 @@
+"""What cannot be taken out safely stays dense with a reason, or is refused; never wrong in silence."""
+
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+import torch
+from awkward_nets import Network, exactly_gated, sizes
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 (everybody's name for it)
+from torch.nn.utils import parametrizations
+
+from l0bayes import sparsify
+from l0bayes.errors import StructureError
+
+
+@pytest.fixture(autouse=True)
+def _double(_same_start):
+    torch.set_default_dtype(torch.float64)
+
+
+def network(use, **more):
+    """Two layers, and two more behind them that can be gated whatever comes before."""
+    parts = {"fc1": nn.Linear(6, 5), "fc2": nn.Linear(5, 4), "fc3": nn.Linear(4, 3), "fc4": nn.Linear(3, 2)}
+    return Network(lambda s, x: s.fc4(s.fc3(use(s, x)).relu()), **(parts | more))
+
+
+def dense(use, gates="unit", **more):
+    """Why ``fc1`` stays dense; everything that is gated is exact."""
+    sparse = exactly_gated(network(use, **more), torch.randn(4, 6), gates=gates)
+    assert "fc3.unit" in sizes(sparse) or gates != "unit"
+    assert not any(name.startswith("fc1.") for name in sizes(sparse))
+    return sparse.structure.dense["fc1"]
+
+
+# -- decisions that depend on values -------------------------------------------------------------------------
+
+
+class Deciding(nn.Module):
+    def __init__(self, decide):
+        super().__init__()
+        self.decide = decide
+
+    def forward(self, x):
+        return x if self.decide(x) else x.relu()
+
+
+DECISIONS = {
+    "if": lambda x: bool(x.sum() > 0),
+    "item": lambda x: x[0, 0].item() > 0,
+    "float": lambda x: float(x.mean()) > 0,
+    "any": lambda x: bool((x > 0).any()),
+    "equal": lambda x: torch.equal(x, x * 2),
+    "allclose": lambda x: torch.allclose(x, x * 2),
+    "list": lambda x: x[0].tolist()[0] > 0,
+    "numpy": lambda x: x.detach().numpy().sum() > 0,
+    "loop": lambda x: max(x[0]) > 0,
+}
+
+
+@pytest.mark.parametrize("behind", [0, 1])
+@pytest.mark.parametrize("name", DECISIONS)
+def test_decisions_that_depend_on_the_data_are_refused_by_the_name_of_the_module(name, behind):
+    layers = [nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 2)]
+    layers.insert(behind, Deciding(DECISIONS[name]))
+    with pytest.raises(StructureError, match=rf"'{behind}' .*depends on the values of the data.*torch\.where"):
+        sparsify(nn.Sequential(*layers), torch.randn(4, 6))
+
+
+def test_decisions_on_shapes_and_on_the_networks_own_numbers_are_not():
+    def use(s, x):
+        h = s.fc1(x) if x.shape[0] > 1 and x.dim() == 2 else x
+        return s.fc2(h * 2 if s.fixed.sum() > 0 else h)
+
+    assert "fc1.unit" in sizes(exactly_gated(network(use, fixed=torch.ones(3)), torch.randn(4, 6)))
+
+
+CHOOSING = {
+    "a table": lambda s, h: s.fc2(h) + s.table((h[:, 0] > 0).long()),
+    "a mask": lambda s, h: s.fc2(h)[(h.sum(1) > -100)],
+    "an index": lambda s, h: s.fc2(h)[h[:, 0].argsort()],
+    "the largest": lambda s, h: s.fc2(h) + s.table.weight[h.argmax(1)],
+    "a count": lambda s, h: s.fc2(h) * (h > 0).long().sum(1, keepdim=True),
+    "the largest two": lambda s, h: s.fc2(h * (h >= h.topk(2, 1).values[:, -1:])),
+}
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+@pytest.mark.parametrize("rows", [1, 4])
+def test_features_that_choose_what_is_read_stay(name, rows):
+    net = network(lambda s, x: CHOOSING[name](s, s.fc1(x)), table=nn.Embedding(5, 4))
+    sparse = sparsify(net, torch.randn(rows, 6))
+    found = {group.name: group.size for group in sparse.groups}
+    assert found.get("fc1.unit", 0) <= (4 if name in ("a table", "an index") else 0)
+    exactly_gated(net, torch.randn(4, 6))
+
+
+# -- widths and positions that are written into the network ---------------------------------------------------
+
+
+WRITTEN = {
+    "view": lambda s, x: s.fc2(s.fc1(x).view(-1, 5)),
+    "reshape": lambda s, x: s.fc2(s.fc1(x).reshape(len(x), 5, 1).squeeze(2)),
+    "division by the width": lambda s, x: s.fc2(s.fc1(x) / s.fc1(x).shape[1]),
+    "split": lambda s, x: s.fc2(torch.cat(s.fc1(x).split([2, 3], 1), 1)),
+    "zeros": lambda s, x: s.fc2(torch.zeros(len(x), 5).copy_(s.fc1(x))),
+    "list of positions": lambda s, x: s.fc2(s.fc1(x)[:, [4, 3, 2, 1, 0]]),
+    "rolled": lambda s, x: s.fc2(s.fc1(x).roll(2, 1)),
+    "swapped by hand": lambda s, x: s.fc2(torch.cat((s.fc1(x)[:, 1:], s.fc1(x)[:, :1]), 1)),
+    "one position": lambda s, x: s.fc2(s.fc1(x) + F.one_hot(torch.tensor(2), 5)),
+    "strides": lambda s, x: s.fc2(s.fc1(x).as_strided((len(x), 5), (5, 1))),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_widths_written_into_the_network_keep_a_layer_dense(name):
+    assert dense(WRITTEN[name])
+
+
+def test_shuffled_channels_stay_dense():
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ChannelShuffle(2), nn.Conv2d(8, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    sparse = exactly_gated(net, torch.randn(2, 3, 3, 3))
+    assert sizes(sparse) == {"2.unit": 4}
+    assert sparse.structure.dense["0"]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_squeeze_that_would_take_the_last_channel_for_a_dimension(rows):
+    net = Network(
+        lambda s, x: s.fc2(s.fc1(F.adaptive_avg_pool2d(s.conv(x), 1).squeeze()).relu()),
+        conv=nn.Conv2d(3, 4, 1),
+        fc1=nn.Linear(4, 5),
+        fc2=nn.Linear(5, 2),
+    )
+    sparse = sparsify(net, torch.randn(rows, 3, 4, 4))
+    assert sizes(sparse) == {"fc1.unit": 5}
+
+
+UNKNOWN = {
+    "fft": lambda s, x: s.fc2(torch.fft.fft(s.fc1(x)).real),
+    "sort": lambda s, x: s.fc2(s.fc1(x).sort(1).values),
+    "determinant": lambda s, x: s.fc2(s.fc1(x)) * torch.linalg.det(s.fc1(x).T @ s.fc1(x)),
+    "distances": lambda s, x: s.fc2(s.fc1(x)) + torch.cdist(s.fc1(x), s.fc1(x))[:, :1],
+    "added at an index": lambda s, x: s.fc2(torch.zeros(len(x), 5).index_add(1, torch.arange(5), s.fc1(x))),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_passes_through_an_unknown_operation_stays(name):
+    assert "whose effect on features is not known" in dense(UNKNOWN[name])
+
+
+def test_features_written_into_others_stay():
+    def use(s, x):
+        h = s.fc1(x)
+        h[:, :2] = s.other(x)
+        return s.fc2(h)
+
+    sparse = exactly_gated(network(use, other=nn.Linear(6, 2)), torch.randn(4, 6))
+    assert "writes its features into another tensor" in sparse.structure.dense["other"]
+
+
+# -- training mode -------------------------------------------------------------------------------------------
+
+
+def test_heads_for_training_alone_read_their_features():
+    def use(s, x):
+        h = s.fc1(x).relu()
+        return s.fc2(h) + (s.aux(h).sum() if s.training else 0)
+
+    net = network(use, aux=nn.Linear(5, 2))
+    (group,) = (g for g in exactly_gated(net, torch.randn(4, 6)).groups if g.name == "fc1.unit")
+    assert "aux.weight" in {part.tensor for part in group.slices if part.consumes}
+
+
+AUXILIARY = {
+    "a width": lambda s, h: s.aux(h.view(-1, 5)),
+    "a scale": lambda s, h: s.aux(h) * h.shape[1],
+    "an order": lambda s, h: s.aux(h.roll(1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", AUXILIARY)
+def test_what_only_training_mode_does_is_tried_too(name):
+    def use(s, x):
+        h = s.fc1(x).relu()
+        return s.fc2(h) + (AUXILIARY[name](s, h) if s.training else 0)
+
+    assert dense(use, aux=nn.Linear(5, 4))
+
+
+# -- weights that are no parameters of their own ---------------------------------------------------------------
+
+
+PARAMETRISED = [parametrizations.weight_norm, parametrizations.spectral_norm, parametrizations.orthogonal]
+
+
+@pytest.mark.parametrize("how", PARAMETRISED)
+@pytest.mark.parametrize("layer", ["fc1", "fc2"])
+def test_parametrised_weights_stay(how, layer):
+    net = network(lambda s, x: s.fc2(s.fc1(x).relu()))
+    how(getattr(net, layer))
+    sparse = exactly_gated(net, torch.randn(4, 6))
+    assert set(sizes(sparse)) <= {"fc2.unit", "fc3.unit"} - {f"{layer}.unit"}
+    assert "its weight is not a parameter of its own" in sparse.structure.dense[layer]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_recurrent_layers_stay_and_what_enters_and_leaves_them(kind, dtype):
+    torch.set_default_dtype(dtype)
+    net = Network(
+        lambda s, x: s.out(s.after(s.cell(s.before(x))[0]).relu()),
+        before=nn.Linear(4, 5),
+        cell=kind(5, 3, batch_first=True),
+        after=nn.Linear(3, 4),
+        out=nn.Linear(4, 2),
+    )
+    sparse = sparsify(net, torch.randn(2, 3, 4))
+    assert sizes(sparse) == {"after.unit": 4}
+    assert sparse.structure.dense["before"]
+
+
+def test_tied_weights_name_both_layers():
+    net = Network(
+        lambda s, x: s.fc3(s.fc2(s.fc1(s.fc0(x)).relu()).relu()),
+        fc0=nn.Linear(4, 6),
+        fc1=nn.Linear(6, 6),
+        fc2=nn.Linear(6, 6),
+        fc3=nn.Linear(6, 2),
+    )
+    net.fc2.weight = net.fc1.weight
+    with pytest.raises(StructureError) as error:
+        sparsify(net, torch.randn(3, 4))
+    for layer in ("fc1", "fc2"):
+        reason = str(error.value).split(f"{layer}: ")[1].split(";")[0]
+        assert "'fc1.weight'" in reason
+        assert "'fc2.weight'" in reason
+
+
+# -- what comes out --------------------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    first: torch.Tensor
+    second: None
+
+
+OUTPUTS = {
+    "tuple": lambda y: (y, y.exp()),
+    "dict": lambda y: {"y": y, "rest": [y.exp(), None, 3]},
+    "words": lambda y: {"y": y, "name": "logits"},
+    "named tuple": lambda y: Pair(y, None),
+    "infinite where masked": lambda y: y.masked_fill(torch.eye(4, 2).bool(), -torch.inf),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_outputs_may_be_nested(name):
+    net = Network(lambda s, x: OUTPUTS[name](s.fc2(s.fc1(x).relu())), fc1=nn.Linear(6, 5), fc2=nn.Linear(5, 2))
+    assert sizes(sparsify(net, torch.randn(4, 6))) == {"fc1.unit": 5}
+
+
+def test_objects_could_hide_features():
+    net = Network(lambda s, x: SimpleNamespace(y=s.fc2(s.fc1(x))), fc1=nn.Linear(6, 5), fc2=nn.Linear(5, 2))
+    with pytest.raises(StructureError, match=r"SimpleNamespace.*Return tensors"):
+        sparsify(net, torch.randn(4, 6))
+
+
+SCALES = {
+    "infinite": lambda s, h: ((s.fc2(h) + h.shape[1]).masked_fill(torch.eye(4, 2).bool(), -torch.inf),),
+    "of another size": lambda s, h: (1e7 * s.fc2(h), s.other(h) * h.shape[1]),
+}
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_large_outputs_do_not_hide_what_differs_in_others(name):
+    net = Network(
+        lambda s, x: SCALES[name](s, s.fc1(x)), fc1=nn.Linear(6, 5), fc2=nn.Linear(5, 2), other=nn.Linear(5, 2)
+    )
+    with pytest.raises(StructureError, match=r"fc1\.unit: with its closed features removed"):
+        sparsify(net, torch.randn(4, 6))
