@@ -14,6 +14,9 @@ from l0bayes.compacted import resize
 from l0bayes.errors import FileFormatError
 from l0bayes.inference.files import read_tensors, write_bytes, write_tensors
 from l0bayes.select_inputs import SelectInputs
+from l0bayes.structure import join_name
+
+_GIVEN = "given_features"
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -41,11 +44,13 @@ def save(module: nn.Module, path: str | Path, provenance: Mapping[str, Any] | No
     if path.suffix == ".json":
         raise ValueError(f"path: the facts go to {path}; name the network's own file *.safetensors")
     state = module.state_dict()
+    for name, layer in module.named_modules():
+        if isinstance(layer, SelectInputs):
+            state[join_name(name, _GIVEN)] = torch.tensor(layer.given_features)
     facts = {
         "kind": _kind(module),
         "class": type(module).__qualname__,
         "shapes": {name: list(tensor.shape) for name, tensor in state.items()},
-        "given_features": {n: m.given_features for n, m in module.named_modules() if isinstance(m, SelectInputs)},
         "versions": {"torch": torch.__version__, "pyro": pyro.__version__},
         "provenance": dict(provenance or {}),
     }
@@ -77,16 +82,17 @@ def load(path: str | Path, module: _Module) -> _Module:
         )
     if facts.get("shapes") != {name: list(tensor.shape) for name, tensor in tensors.items()}:
         raise FileFormatError(f"path: {path} is damaged: its tensors are not those its header lists")
+    given = {name: tensors.pop(name) for name in list(tensors) if name.rpartition(".")[2] == _GIVEN}
     if isinstance(module, AutoGuide):
         _load_state(path, module, tensors)
         return module
     try:
         resize(module, {name: tensor.shape for name, tensor in tensors.items()})
+        for name, number in given.items():
+            module.get_submodule(name.rpartition(".")[0]).given_features = int(number)
     except (AttributeError, ValueError) as error:
         raise FileFormatError(f"module: {path} does not fit it: {error}") from error
     _load_state(path, module, tensors)
-    for name, given in facts.get("given_features", {}).items():
-        module.get_submodule(name).given_features = given
     return module.eval()
 
 

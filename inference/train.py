@@ -45,7 +45,7 @@ class TrainOptions:
         out: folder for the results; an interrupted run in it is resumed.
         network: ``mlp``, gated by its inputs, or ``lenet5`` (for 28 × 28 images), gated by its filters and neurons.
         hidden: units of the hidden layers of an MLP.
-        code_cost: λ, nats per ``cost``.
+        code_cost: λ, nats per parameter, or per what ``cost`` says.
         cost: what is paid for: ``parameters`` or ``macs`` that are alive, or, as in the ``paper``, each gate its own.
         inclusion: prior probability of an open gate; none is the paper's objective.
         init_open: P(z ≠ 0) at the start.

@@ -5,12 +5,13 @@ into a ``view``. So it is tried, in float64 and with random weights, and groups 
 """
 
 import copy
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from l0bayes.errors import StructureError
@@ -37,9 +38,11 @@ def leave_out_what_differs(net: nn.Module, structure: Structure, inputs: tuple[A
         StructureError: if no group is left.
     """
     trial = _Trial(net, inputs)
-    good: list[GateGroup] = []
+    good: list[GateGroup] = list(structure.groups)
     bad: dict[str, str] = {}
-    trial.sort(structure.groups, good, bad)
+    for check in trial.checks():
+        candidates, good = good, []
+        trial.sort(check, candidates, good, bad)
     if not good:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in bad.items())
         raise StructureError(
@@ -71,7 +74,10 @@ def keep_the_input_in_sight(
     return replace(structure, groups=groups)
 
 
-def _uneven_gates(size: int) -> Tensor:
+# -- which gates ------------------------------------------------------------------------------------------------------
+
+
+def _early_closed(size: int) -> Tensor:
     """Gates of which a third is closed, irregularly and mostly early ones: equal parts would not lose equally many."""
     generator = torch.Generator().manual_seed(size)
     order = torch.rand(size, generator=generator, dtype=torch.float64) + 2 * torch.arange(size) / size
@@ -80,13 +86,46 @@ def _uneven_gates(size: int) -> Tensor:
     return values
 
 
+def _late_closed(size: int) -> Tensor:
+    """The other way round: what depends on the order of features shows in one of the two."""
+    return _early_closed(size).flip(0)
+
+
+def _one_open(size: int) -> Tensor:
+    """A single gate, in the middle: a dimension of size 1 may be taken for none."""
+    values = torch.zeros(size, dtype=torch.float64)
+    values[size // 2] = 0.5
+    return values
+
+
+@dataclass(frozen=True)
+class _Check:
+    """Some gates, in evaluation or training mode."""
+
+    gates: Callable[[int], Tensor]
+    training: bool = False
+
+
+class _NoChance(TorchFunctionMode):
+    """Makes random functions certain: their draws would be others for another width, which is no fault."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if "dropout" in name and args:
+            return args[0]
+        if name == "bernoulli_":
+            return args[0].fill_(1.0)
+        result = func(*args, **kwargs)
+        return result.fill_(0.5) if name in ("rand", "randn", "rand_like", "randn_like", "bernoulli") else result
+
+
+# -- trying -----------------------------------------------------------------------------------------------------------
+
+
 def _another(x: Tensor) -> Tensor:
     """An input of the same kind with other values."""
     return x + torch.linspace(0.5, 1, x.numel()).reshape(x.shape).to(x) if x.is_floating_point() else x.flip(-1)
-
-
-def _has_size(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 0
 
 
 class _Trial:
@@ -131,32 +170,51 @@ class _Trial:
             return True
         return any(isinstance(y, Tensor) and not torch.equal(y, z) for y, z in zip(first, second, strict=True))
 
-    def sort(self, groups: Sequence[GateGroup], good: list[GateGroup], bad: dict[str, str]) -> None:
+    def checks(self) -> Iterator[_Check]:
+        """What is tried, the most telling first; training mode only where the full network runs in it."""
+        yield _Check(_early_closed)
+        yield _Check(_late_closed)
+        yield _Check(_one_open)
+        try:
+            with torch.no_grad(), _NoChance():
+                copy.deepcopy(self._net).train()(*self._inputs)
+        except (RuntimeError, ValueError, TypeError):  # batch norm of a single value per channel
+            return
+        yield _Check(_late_closed, training=True)
+
+    def sort(self, check: _Check, groups: Sequence[GateGroup], good: list[GateGroup], bad: dict[str, str]) -> None:
         """Puts each group where it belongs, by halves: most networks need one look."""
-        reason = self._difference([*good, *groups])
+        reason = self._difference(check, [*good, *groups]) if groups else None
         if reason is None:
             good.extend(groups)
         elif len(groups) == 1:
             bad[groups[0].name] = f"with its closed features removed the network does not compute the same: {reason}"
         else:
             middle = len(groups) // 2
-            self.sort(groups[:middle], good, bad)
-            self.sort(groups[middle:], good, bad)
+            self.sort(check, groups[:middle], good, bad)
+            self.sort(check, groups[middle:], good, bad)
 
     @torch.no_grad()
-    def _difference(self, groups: Sequence[GateGroup]) -> str | None:
+    def _difference(self, check: _Check, groups: Sequence[GateGroup]) -> str | None:
         """How the subnetwork differs from the masked network; ``None`` if it does not."""
         device = next(self._net.parameters()).device
-        gates = {group.name: _uneven_gates(group.size).to(device) for group in groups}
+        gates = {group.name: check.gates(group.size).to(device) for group in groups}
+        net = copy.deepcopy(self._net).train() if check.training else self._net  # running statistics change
         try:
-            with torch.random.fork_rng(devices=()):
-                torch.manual_seed(0)
-                selection = Selector(self._net, groups)(self._net, gates)
-                selected = run_subnetwork(self._net, selection, *self._inputs)  # first, since it fails early
-                torch.manual_seed(0)
-                masked = masked_forward(self._net, groups, gates, *self._inputs)
-            largest = max((float(y.abs().max()) for y in tree_leaves(masked) if _has_size(y)), default=1.0)
-            torch.testing.assert_close(selected, masked, rtol=0, atol=_TOLERANCE * largest, check_dtype=False)
+            with torch.random.fork_rng(devices=()), _NoChance():
+                selection = Selector(net, groups)(net, gates)
+                selected = run_subnetwork(net, selection, *self._inputs)  # first, since it fails early
+                masked = masked_forward(net, groups, gates, *self._inputs)
+            for found, wanted in zip(tree_leaves(selected), tree_leaves(masked), strict=True):
+                if isinstance(wanted, Tensor):
+                    _compare(found, wanted)
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError) as error:
             return " ".join(str(error).split())
         return None
+
+
+def _compare(found: Tensor, wanted: Tensor) -> None:
+    """Raises ``AssertionError`` unless two outputs are the same up to rounding."""
+    finite = wanted[wanted.isfinite()] if wanted.is_floating_point() else wanted[:0]
+    largest = float(finite.abs().max()) if finite.numel() else 1.0
+    torch.testing.assert_close(found, wanted, rtol=0, atol=_TOLERANCE * largest, check_dtype=False, equal_nan=True)

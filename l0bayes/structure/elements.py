@@ -16,6 +16,8 @@ def move(flow: Labelling, call: Call) -> None:
     """The same operation on the labels."""
     if flow.is_weight(call.first_out):
         return
+    if call.name == "roll":
+        _freeze_rolled(flow, call)
     if call.name in ("index", "_unsafe_index", "gather", "index_select"):  # integers say where from; the source moves
         _freeze_indices(flow, call, call.args[1:])
         labels = flow.labels(call.args[0])
@@ -36,6 +38,13 @@ def move(flow: Labelling, call: Call) -> None:
         result = call.func(*tree_map_only(Tensor, flow.known, call.args), **call.kwargs)
     for tensor, labels in zip(tree_leaves(call.out), tree_leaves(result), strict=True):
         flow.label(tensor, labels)
+
+
+def _freeze_rolled(flow: Labelling, call: Call) -> None:
+    """By so many places is something else for fewer features."""
+    labels = flow.known(call.args[0])
+    if not call["dims"] or any(flow.features.vary(labels, dim) for dim in call["dims"]):
+        flow.features.freeze(labels, f"roll in {flow.where} moves it by a number of places")
 
 
 def _join(flow: Labelling, call: Call) -> None:

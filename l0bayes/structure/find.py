@@ -168,6 +168,9 @@ class Finder:
         module = self._modules.get(layer)
         if isinstance(module, nn.MultiheadAttention) and not supports(module):
             return _too_special(module)
+        shared = [names for name, names in named_twice(self._net).items() if layer_of(name) == layer]
+        if shared:
+            return f"its weight is shared: {', '.join(map(repr, shared[0]))} are one"
         if layer not in self._called and not isinstance(module, nn.MultiheadAttention):
             inside = self._modules.get(layer.rpartition(".")[0])
             if isinstance(inside, nn.MultiheadAttention):

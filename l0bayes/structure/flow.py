@@ -21,6 +21,13 @@ from l0bayes.structure.call import Call
 from l0bayes.structure.labelling import Labelling
 from l0bayes.structure.operations import follow
 
+# Operations that turn tensors into a number of Python; .item() and bool() call the first.
+_READS = (
+    torch.ops.aten._local_scalar_dense.default,  # noqa: SLF001 (has no public name)
+    torch.ops.aten.equal.default,
+    torch.ops.aten.allclose.default,
+)
+
 
 class Flow(TorchDispatchMode):
     """Runs a network and keeps its labelling.
@@ -107,14 +114,14 @@ class Flow(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Computes an operation and moves the labels along."""
         kwargs = kwargs or {}
+        if func in _READS and self._is_touched((args, kwargs)):
+            self.refuse_reading()
         with self:  # some operations are made of others, which is all that needs rules
             out = func.decompose(*args, **kwargs)
         if out is not NotImplemented:
             return out
         out = func(*args, **kwargs)
         if self._is_touched((args, kwargs)):
-            if func is torch.ops.aten._local_scalar_dense.default:  # noqa: SLF001 (what .item() and bool() call)
-                self.refuse_reading()
             for value in tree_leaves(out):
                 if isinstance(value, Tensor):
                     self._touched[value] = True

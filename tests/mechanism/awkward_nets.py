@@ -91,6 +91,17 @@ class UsedTwice(Layers):
         return self.fc3(self.fc2(self.fc2(self.fc1(x).relu()).relu()).relu())
 
 
+class UsedTwiceAdded(Layers):
+    """One layer applied to two inputs, the results of which are added up and also joined."""
+
+    def __init__(self):
+        super().__init__(fc1=nn.Linear(3, 5), fc2=nn.Linear(10, 3))
+
+    def forward(self, x):
+        left, right = self.fc1(x[:, :3]).relu(), self.fc1(x[:, 3:]).tanh()
+        return self.fc2(torch.cat([left, left + right], -1))
+
+
 class UsedTwiceLast(Layers):
     """One layer applied twice, the second time to give the output."""
 

@@ -37,7 +37,17 @@ def test_pattern_that_matches_nothing(net):
 @pytest.mark.parametrize("gates", ["neuron", {"fc1": "neuron"}, {"fc1": {"gates": "neuron"}}, ""])
 def test_unknown_word(net, gates):
     word = "neuron" if gates else "''"
-    refused(word, "unit", "input", net=net, example_input=X, gates=gates)
+    refused(word, "unit", "input", "weight", net=net, example_input=X, gates=gates)
+
+
+@pytest.mark.parametrize("gates", [5, None, ["unit"], ("unit", "input"), {3: "unit"}, {}])
+def test_gates_that_are_neither_a_word_nor_a_mapping_from_patterns(net, gates):
+    refused("gates", "word", net=net, example_input=X, gates=gates)
+
+
+@pytest.mark.parametrize("value", [3, None, ["unit"], {"gates": ["unit"]}, {"gates": None}, {"gates": "unit", 3: 4}])
+def test_options_of_another_type(net, value):
+    refused("gates", "'fc1'", net=net, example_input=X, gates={"fc1": value})
 
 
 def test_unknown_option(net):
@@ -50,7 +60,7 @@ def test_options_without_the_word_gates(net):
 
 
 def test_network_without_a_layer_that_could_be_gated():
-    refused("Sequential", net=nn.Sequential(nn.Flatten(), nn.ReLU()), example_input=X)
+    refused("net has no layer", "linear layers", net=nn.Sequential(nn.Flatten(), nn.ReLU()), example_input=X)
 
 
 @pytest.mark.parametrize("net", ["MLP", None, lambda x: x], ids=["str", "None", "function"])
@@ -85,13 +95,11 @@ def test_example_input_without_rows(net):
         assert [g.name for g in found.groups] == ["fc1.unit", "fc2.unit"]
 
 
-@pytest.mark.parametrize("gates", ["unit", "input"])
-def test_feature_used_where_autograd_does_not_look(gates):
-    refused("Unseen", net=nets.Unseen(), example_input=torch.randn(3, 6), gates=gates)
+def test_a_feature_that_is_used_where_autograd_does_not_look():
+    refused("fc1: ", "fc2: ", net=nets.Unseen(), example_input=torch.randn(3, 6))
 
 
-@pytest.mark.parametrize("gates", ["unit", "input"])
-def test_it_is_seen_though_the_last_layer_starts_at_zero(gates):
+def test_it_is_seen_though_the_last_layer_starts_at_zero():
     class Rescaled(nets.Layers):
         def forward(self, x):
             hidden = self.fc1(x).relu()
@@ -101,7 +109,7 @@ def test_it_is_seen_though_the_last_layer_starts_at_zero(gates):
     with torch.no_grad():
         for parameter in net.fc2.parameters():
             parameter.zero_()
-    refused("Rescaled", net=net, example_input=torch.randn(3, 6), gates=gates)
+    refused("fc1: ", "fc2: ", net=net, example_input=torch.randn(3, 6))
 
 
 def test_hidden_features_that_are_handed_out_cannot_vanish():
@@ -117,6 +125,54 @@ def test_negative_code_cost_and_impossible_inclusion(net):
     for inclusion in (0.0, 1.0, 1.5):
         with pytest.raises(ValueError, match="inclusion"):
             sparsify(net, X, inclusion=inclusion)
+
+
+WRONG = {
+    "code_cost": ["a", None, True, float("inf"), -1.0],
+    "inclusion": ["a", True, 0, 1, -0.5, float("nan")],
+    "init_open": ["a", None, False, 0, 1, 2.0],
+    "min_units": [-1, 1.0, "1", True],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_numbers_out_of_range_or_of_another_type(net, name, value):
+    with pytest.raises(ValueError, match=name):
+        sparsify(net, X, **{name: value})
+    with pytest.raises(ValueError, match=name):
+        sparsify(net, X, gates={"fc1": {"gates": "unit", name: value}})
+
+
+@pytest.mark.parametrize("cost", ["flops", None, 3])
+def test_unknown_cost(net, cost):
+    with pytest.raises(ValueError, match=r"cost must be one of parameters, macs, paper"):
+        sparsify(net, X, cost=cost)
+
+
+def test_a_network_that_keeps_what_it_computed_cannot_be_copied(net):
+    net.last = net(torch.randn(2, 6))
+    refused("MLP", "copied", net=net, example_input=X)
+
+
+def test_a_network_without_shapes_yet():
+    net = nn.Sequential(nn.LazyLinear(5), nn.ReLU(), nn.LazyLinear(3))
+    refused("Sequential", "once", net=net, example_input=X)
+    net(X)
+    assert nets.sizes(sparsify(net, X)) == {"0.unit": 5}
+
+
+@pytest.mark.parametrize("error", [KeyError("width"), ZeroDivisionError(), AssertionError("width"), OSError("disk")])
+def test_whatever_a_narrower_network_raises_leaves_its_layer_dense(error):
+    def use(s, x):
+        h = s.fc1(x)
+        if h.shape[1] != 5:
+            raise error
+        return s.fc3(s.fc2(h).relu())
+
+    net = nets.Network(use, fc1=nn.Linear(6, 5), fc2=nn.Linear(5, 4), fc3=nn.Linear(4, 2))
+    sparse = sparsify(net, torch.randn(3, 6))
+    assert nets.sizes(sparse) == {"fc2.unit": 4}
+    assert "does not compute the same" in sparse.structure.dense["fc1"]
 
 
 def test_a_refused_network_is_left_as_it_was(net):

@@ -1,10 +1,13 @@
 """Networks whose features mix: exact by narrowing what a layer reads, or dense with a reason, never wrong."""
 
 import contextlib
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import awkward_nets as nets
 import pytest
 import torch
+from awkward_nets import Network, exactly_gated, sizes
 from subnetwork_oracle import assert_exact
 from torch import nn
 
@@ -29,6 +32,7 @@ ANY_NETWORK = {
     "skip": nets.Skip,
     "used twice": nets.UsedTwice,
     "used twice, last": nets.UsedTwiceLast,
+    "used twice, and added up": nets.UsedTwiceAdded,
     "two names": nets.TwoNames,
     "tied weights": nets.TiedWeights,
     "two readers": nets.TwoReaders,
@@ -94,14 +98,48 @@ def test_a_flattened_convolution_stays_whole_and_its_reader_selects():
     assert groups["fc1"].selects == "fc1"
 
 
-def test_a_unit_that_two_layers_read_pays_for_both():
+def test_a_unit_that_two_layers_read_is_closed_in_both():
     (group,) = assert_exact(nets.TwoReaders(), torch.randn(3, 6), "unit").groups
-    assert (group.name, group.size, group.fan_out) == ("fc1.unit", 5, 3 + 4)
+    assert {part.tensor for part in group.slices if part.consumes} == {"left.weight", "right.weight"}
+    assert (group.name, group.own.tolist()) == ("fc1.unit", [6] * 5)
+
+
+def test_two_readers_select_the_inputs_each_for_itself():
+    sparse = assert_exact(nets.TwoReaders(), torch.randn(3, 6), "input")
+    assert [(group.name, group.selects) for group in sparse.groups] == [
+        ("fc1.input", "fc1"),
+        ("left.input", "left"),
+        ("right.input", "right"),
+    ]
+
+
+def test_features_that_are_used_elsewhere_are_selected_where_they_are_read():
+    sparse = assert_exact(nets.Unseen(), torch.randn(3, 6), "input")
+    assert {group.name: group.selects for group in sparse.groups} == {"fc1.input": "fc1", "fc2.input": "fc2"}
+    handed_out = exactly_gated(nets.TwoOutputs(), torch.randn(3, 6), gates="input")
+    assert {group.name: group.selects for group in handed_out.groups} == {"fc1.input": "fc1", "fc2.input": "fc2"}
 
 
 def test_a_single_layer_can_have_gates_on_its_inputs():
     (group,) = assert_exact(nn.Linear(6, 3), torch.randn(4, 6), "input").groups
-    assert (group.size, group.fan_out) == (6, 3)
+    assert (group.size, group.own.tolist()) == (6, [3] * 6)
+
+
+def test_a_layer_that_is_used_twice_ties_what_it_makes_to_what_it_reads():
+    (group,) = assert_exact(nets.UsedTwice(), torch.randn(3, 6), "unit").groups
+    assert {part.tensor for part in group.slices if part.consumes} == {"fc2.weight", "fc3.weight"}
+    assert group.own.tolist() == [6 + 5] * 5
+
+
+def test_a_parameter_that_acts_twice_ties_what_it_acts_on():
+    net = Network(
+        lambda s, x: s.fc3(s.act(s.fc2(s.act(s.fc1(x))))),
+        act=nn.PReLU(5),
+        fc1=nn.Linear(6, 5),
+        fc2=nn.Linear(5, 5),
+        fc3=nn.Linear(5, 2),
+    )
+    assert sizes(exactly_gated(net, torch.randn(3, 6))) == {"fc2.unit": 5}
 
 
 def test_a_network_that_reads_whole_numbers():
@@ -122,18 +160,52 @@ def test_a_network_with_two_inputs():
     torch.testing.assert_close(sparse.run(gates, *inputs), net.fc2(hidden.relu() * gates["fc2.input"]))
 
 
-def test_outputs_of_any_kind_are_compared():
-    class Named(nets.Layers):
-        def forward(self, x):
-            hidden = self.fc1(x).relu()
-            return {"logits": self.fc2(hidden) + hidden.detach().sum(-1, keepdim=True)}
-
-    with pytest.raises(StructureError):
-        sparsify(Named(fc1=nn.Linear(6, 5), fc2=nn.Linear(5, 3)), torch.randn(3, 6))
-
-
 @pytest.mark.parametrize("name", ["batch norm", "dropout"])
 def test_training_mode_of_the_example_run_does_not_matter(name):
     net = ANY_NETWORK[name]()
     groups = [str(sparsify(net.train(mode), example(name), gates="input").structure) for mode in (True, False)]
     assert groups[0] == groups[1]
+
+
+# -- what comes out --------------------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    first: torch.Tensor
+    second: None
+
+
+OUTPUTS = {
+    "tuple": lambda y: (y, y.exp()),
+    "dict": lambda y: {"y": y, "rest": [y.exp(), None, 3]},
+    "words": lambda y: {"y": y, "name": "logits"},
+    "named tuple": lambda y: Pair(y, None),
+    "infinite where masked": lambda y: y.masked_fill(torch.eye(4, 2).bool(), -torch.inf),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_outputs_may_be_nested(name):
+    net = Network(lambda s, x: OUTPUTS[name](s.fc2(s.fc1(x).relu())), fc1=nn.Linear(6, 5), fc2=nn.Linear(5, 2))
+    assert sizes(sparsify(net, torch.randn(4, 6))) == {"fc1.unit": 5}
+
+
+def test_objects_could_hide_features():
+    net = Network(lambda s, x: SimpleNamespace(y=s.fc2(s.fc1(x))), fc1=nn.Linear(6, 5), fc2=nn.Linear(5, 2))
+    with pytest.raises(StructureError, match=r"SimpleNamespace.*Return tensors"):
+        sparsify(net, torch.randn(4, 6))
+
+
+SCALES = {
+    "infinite": lambda s, h: ((s.fc2(h) + h.shape[1]).masked_fill(torch.eye(4, 2).bool(), -torch.inf),),
+    "of another size": lambda s, h: (1e7 * s.fc2(h), s.other(h) * h.shape[1]),
+}
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_large_outputs_do_not_hide_what_differs_in_others(name):
+    net = Network(
+        lambda s, x: SCALES[name](s, s.fc1(x)), fc1=nn.Linear(6, 5), fc2=nn.Linear(5, 2), other=nn.Linear(5, 2)
+    )
+    with pytest.raises(StructureError, match=r"fc1\.unit: with its closed features removed"):
+        sparsify(net, torch.randn(4, 6))

@@ -1,8 +1,5 @@
 """What cannot be taken out safely stays dense with a reason, or is refused; never wrong in silence."""
 
-from types import SimpleNamespace
-from typing import NamedTuple
-
 import pytest
 import torch
 from awkward_nets import Network, exactly_gated, sizes
@@ -236,47 +233,3 @@ def test_tied_weights_name_both_layers():
         reason = str(error.value).split(f"{layer}: ")[1].split(";")[0]
         assert "'fc1.weight'" in reason
         assert "'fc2.weight'" in reason
-
-
-# -- what comes out --------------------------------------------------------------------------------------------
-
-
-class Pair(NamedTuple):
-    first: torch.Tensor
-    second: None
-
-
-OUTPUTS = {
-    "tuple": lambda y: (y, y.exp()),
-    "dict": lambda y: {"y": y, "rest": [y.exp(), None, 3]},
-    "words": lambda y: {"y": y, "name": "logits"},
-    "named tuple": lambda y: Pair(y, None),
-    "infinite where masked": lambda y: y.masked_fill(torch.eye(4, 2).bool(), -torch.inf),
-}
-
-
-@pytest.mark.parametrize("name", OUTPUTS)
-def test_outputs_may_be_nested(name):
-    net = Network(lambda s, x: OUTPUTS[name](s.fc2(s.fc1(x).relu())), fc1=nn.Linear(6, 5), fc2=nn.Linear(5, 2))
-    assert sizes(sparsify(net, torch.randn(4, 6))) == {"fc1.unit": 5}
-
-
-def test_objects_could_hide_features():
-    net = Network(lambda s, x: SimpleNamespace(y=s.fc2(s.fc1(x))), fc1=nn.Linear(6, 5), fc2=nn.Linear(5, 2))
-    with pytest.raises(StructureError, match=r"SimpleNamespace.*Return tensors"):
-        sparsify(net, torch.randn(4, 6))
-
-
-SCALES = {
-    "infinite": lambda s, h: ((s.fc2(h) + h.shape[1]).masked_fill(torch.eye(4, 2).bool(), -torch.inf),),
-    "of another size": lambda s, h: (1e7 * s.fc2(h), s.other(h) * h.shape[1]),
-}
-
-
-@pytest.mark.parametrize("name", SCALES)
-def test_large_outputs_do_not_hide_what_differs_in_others(name):
-    net = Network(
-        lambda s, x: SCALES[name](s, s.fc1(x)), fc1=nn.Linear(6, 5), fc2=nn.Linear(5, 2), other=nn.Linear(5, 2)
-    )
-    with pytest.raises(StructureError, match=r"fc1\.unit: with its closed features removed"):
-        sparsify(net, torch.randn(4, 6))
