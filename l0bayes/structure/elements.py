@@ -16,8 +16,6 @@ def move(flow: Labelling, call: Call) -> None:
     """The same operation on the labels."""
     if flow.is_weight(call.first_out):
         return
-    if call.name == "roll":
-        _freeze_rolled(flow, call)
     if call.name in ("index", "_unsafe_index", "gather", "index_select"):  # integers say where from; the source moves
         _freeze_indices(flow, call, call.args[1:])
         labels = flow.labels(call.args[0])
@@ -40,11 +38,12 @@ def move(flow: Labelling, call: Call) -> None:
         flow.label(tensor, labels)
 
 
-def _freeze_rolled(flow: Labelling, call: Call) -> None:
-    """By so many places is something else for fewer features."""
+def roll(flow: Labelling, call: Call) -> None:
+    """Moves elements; by so many places is something else for fewer features."""
     labels = flow.known(call.args[0])
     if not call["dims"] or any(flow.features.vary(labels, dim) for dim in call["dims"]):
         flow.features.freeze(labels, f"roll in {flow.where} moves it by a number of places")
+    move(flow, call)
 
 
 def _join(flow: Labelling, call: Call) -> None:

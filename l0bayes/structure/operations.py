@@ -20,7 +20,7 @@ def _names(text: str) -> list[str]:
 
 _MOVES = _names("""
     view _unsafe_view _reshape_alias reshape permute transpose t expand slice select split split_with_sizes unbind cat
-    stack squeeze unsqueeze roll flip repeat constant_pad_nd as_strided index_select narrow diagonal unfold
+    stack squeeze unsqueeze flip repeat constant_pad_nd as_strided index_select narrow diagonal unfold
     pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle index gather repeat_interleave movedim tril
     triu rot90 chunk _unsafe_index
 """)
@@ -55,6 +55,7 @@ _RULES: dict[str, Rule] = {
     "copy_": elements.copy_into,
     "as_strided_": elements.restride,
     "glu": elements.glu,
+    "roll": elements.roll,
     "embedding": elements.embedding,
     "native_layer_norm": layers.layer_norm,
     "_fused_rms_norm": layers.layer_norm,

@@ -128,7 +128,8 @@ def test_the_facts_stand_beside_the_file_for_people_to_read(tmp_path):
     facts = json.loads((tmp_path / "small.json").read_text())
     assert path == tmp_path / "small.safetensors"
     assert (facts["kind"], facts["class"]) == ("network", "MLP")
-    assert facts["shapes"] == {name: list(tensor.shape) for name, tensor in small.state_dict().items()}
+    shapes = {name: list(tensor.shape) for name, tensor in small.state_dict().items()}
+    assert facts["shapes"] == shapes | {"fc1.given_features": []}
     assert facts["versions"] == {"torch": torch.__version__, "pyro": pyro.__version__}
     assert facts["provenance"] == {"seed": 3, "error": 0.02}
 

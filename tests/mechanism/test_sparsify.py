@@ -8,6 +8,7 @@ from pyro import poutine
 from torch import nn
 
 from l0bayes import L0Prior, SpikeAndSlabPrior, sparsify
+from l0bayes.distributions import JointL0Prior
 from l0bayes.errors import StructureError
 from l0bayes.masked import masked_forward
 from l0bayes.models import MLP, Classifier
@@ -17,9 +18,10 @@ X = torch.zeros(2, 6)
 
 
 def priors(sparse):
-    """Group name to the prior of its gates, as the model states it."""
-    trace = poutine.trace(sparse.sample_latents).get_trace()
-    return {name: site["fn"].base_dist for name, site in trace.iter_stochastic_nodes()}
+    """Group name to the prior of its gates, as the model states it, given that all gates are open."""
+    opened = {group.name: torch.ones(group.size) for group in sparse.groups}
+    trace = poutine.trace(poutine.condition(sparse.sample_latents, opened)).get_trace()
+    return {name: trace.nodes[name]["fn"].base_dist for name in opened}
 
 
 # -- the user's network ------------------------------------------------------------------------------------
@@ -52,12 +54,43 @@ def test_the_network_is_left_as_it_was(gates):
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
 
 
-def test_random_numbers_are_left_where_they_were():
-    net = awkward_network()
-    x = torch.randn(8, 6)
+class Noisy(MLP):
+    """Draws in evaluation too."""
+
+    def forward(self, x):
+        return super().forward(x + 0.1 * torch.randn_like(x)) + torch.randn(len(x), 1)
+
+
+@pytest.mark.parametrize("make", [awkward_network, lambda: Noisy(6, 5, 3)])
+def test_random_numbers_are_left_where_they_were(make):
+    net, x = make(), torch.randn(8, 6)
     before = torch.get_rng_state()
     sparsify(net, x, gates="input")
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_fast_path_of_attention_is_switched_back(enabled):
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(enabled)
+    try:
+        sparsify(MLP(6, 5, 3), X)
+        with pytest.raises(StructureError):
+            sparsify(MLP(6, 5, 3), torch.zeros(2, 7))
+        assert torch.backends.mha.get_fastpath_enabled() is enabled
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def test_inputs_are_left_as_they_were():
+    class InPlace(MLP):
+        def forward(self, x):
+            return super().forward(x.mul_(2.0))
+
+    x = torch.randn(4, 6, requires_grad=False)
+    before = x.clone()
+    sparsify(InPlace(6, 5, 3), x)
+    assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -97,44 +130,72 @@ def test_no_hook_remains_after_an_error_in_the_network():
 # -- priors ------------------------------------------------------------------------------------------------
 
 
-def test_every_gate_pays_for_the_parameters_that_read_its_feature():
-    found = priors(sparsify(MLP(6, 5, 4, 3), X, code_cost=0.25, gates="input"))
-    assert all(type(prior) is L0Prior for prior in found.values())
-    costs = {name: prior.code_cost.tolist() for name, prior in found.items()}
-    assert costs == {"fc1.input": [1.25] * 6, "fc2.input": [1.0] * 5, "fc3.input": [0.75] * 4}
+def costs(**arguments):
+    found = priors(sparsify(MLP(6, 5, 4, 3), X, **arguments))
+    return {name: prior.code_cost.tolist() for name, prior in found.items()}
 
 
-def test_the_default_code_cost_is_the_papers():
+def test_an_open_gate_pays_for_every_parameter_that_lives_by_it():
     (prior,) = priors(sparsify(MLP(6, 5, 3), X)).values()
-    torch.testing.assert_close(prior.code_cost, torch.full((5,), 0.3))
+    assert type(prior) is JointL0Prior
+    torch.testing.assert_close(prior.code_cost, torch.full((5,), 0.1 * (6 + 1 + 3)))  # its row, its bias, its column
+
+
+@pytest.mark.parametrize("gates", ["unit", "input", "weight"])
+def test_all_open_gates_pay_for_all_parameters_together(gates):
+    decided = {"unit": 30 + 5 + 20 + 4 + 12, "input": 30 + 5 + 20 + 4 + 12, "weight": 30 + 20 + 12}[gates]
+    assert sum(map(sum, costs(code_cost=0.25, gates=gates).values())) == pytest.approx(0.25 * decided)
+
+
+def test_multiply_accumulates_may_be_paid_for_instead():
+    assert sum(map(sum, costs(code_cost=0.25, cost="macs").values())) == pytest.approx(0.25 * (30 + 20 + 12))
+
+
+def test_in_the_papers_accounting_each_gate_pays_for_its_own_weights():
+    assert costs(code_cost=0.25, gates="input", cost="paper") == {
+        "fc1.input": [1.25] * 6,
+        "fc2.input": [1.0] * 5,
+        "fc3.input": [0.75] * 4,
+    }
+    assert costs(code_cost=0.25, cost="paper") == {"fc1.unit": [1.5] * 5, "fc2.unit": [1.25] * 4}
+    (prior,) = priors(sparsify(MLP(6, 5, 3), X, cost="paper")).values()
+    assert type(prior) is L0Prior
 
 
 def test_inclusion_makes_the_prior_a_spike_and_slab():
-    (prior,) = priors(sparsify(MLP(6, 5, 3), X, code_cost=0.5, inclusion=0.2)).values()
+    (prior,) = priors(sparsify(MLP(6, 5, 3), X, code_cost=0.5, inclusion=0.2, cost="paper")).values()
     assert type(prior) is SpikeAndSlabPrior
     torch.testing.assert_close(prior.inclusion, torch.full((5,), 0.2))
-    torch.testing.assert_close(prior.code_cost, torch.full((5,), 1.5))
+    torch.testing.assert_close(prior.code_cost, torch.full((5,), 3.0))
+    (joint,) = priors(sparsify(MLP(6, 5, 3), X, code_cost=0.5, inclusion=0.2)).values()
+    assert (type(joint), joint.inclusion) == (JointL0Prior, 0.2)
+    torch.testing.assert_close(joint.logit_inclusion, torch.full((5,), 0.2).logit() - 5.0)
 
 
 def test_options_of_a_pattern_overrule_the_common_ones():
     gates = {
         "fc1": {"gates": "unit", "code_cost": 2.0},
-        "fc2": {"gates": "unit", "inclusion": 0.3},
+        "fc2": {"gates": "unit", "inclusion": 0.3, "init_open": 0.6},
         "*": "unit",
     }
-    found = priors(sparsify(MLP(6, 5, 4, 3, 2), X, code_cost=1.0, gates=gates))
-    assert type(found["fc1.unit"]) is L0Prior
-    assert found["fc1.unit"].code_cost.tolist() == [8.0] * 5
-    assert type(found["fc2.unit"]) is SpikeAndSlabPrior
-    assert found["fc2.unit"].code_cost.tolist() == [3.0] * 4
-    assert type(found["fc3.unit"]) is L0Prior
-    assert found["fc3.unit"].code_cost.tolist() == [2.0] * 3
+    sparse = sparsify(MLP(6, 5, 4, 3, 2), X, code_cost=1.0, gates=gates, cost="paper")
+    found = priors(sparse)
+    assert [type(prior) for prior in found.values()] == [L0Prior, SpikeAndSlabPrior, L0Prior]
+    expected = {"fc1.unit": [12.0] * 5, "fc2.unit": [5.0] * 4, "fc3.unit": [4.0] * 3}
+    assert {name: prior.code_cost.tolist() for name, prior in found.items()} == expected
+    assert sparse.init_open == {"fc1.unit": 0.8, "fc2.unit": 0.6, "fc3.unit": 0.8}
+
+
+def test_the_code_cost_of_a_pattern_is_that_of_the_parameters_of_its_layers():
+    gates = {"fc1": {"gates": "unit", "code_cost": 2.0}}
+    (prior,) = priors(sparsify(MLP(6, 5, 3), X, code_cost=1.0, gates=gates)).values()
+    assert prior.code_cost.tolist() == [2.0 * (6 + 1) + 1.0 * 3] * 5
 
 
 def test_an_option_can_take_the_common_inclusion_back():
     gates = {"fc1": {"gates": "unit", "inclusion": None}, "*": "unit"}
     found = priors(sparsify(MLP(6, 5, 4, 3), X, inclusion=0.5, gates=gates))
-    assert [type(prior) for prior in found.values()] == [L0Prior, SpikeAndSlabPrior]
+    assert [prior.inclusion for prior in found.values()] == [None, 0.5]
 
 
 def test_sites_are_named_after_groups_and_drawn_as_one_event():
@@ -172,16 +233,19 @@ def test_the_one_sparse_network_of_a_model_is_found():
         find_sparse(nn.ModuleList([sparse, sparsify(MLP(6, 5, 3), X)]))
 
 
-def test_it_prints_its_groups():
-    assert "fc1.unit" in repr(sparsify(MLP(6, 5, 3), X))
+def test_it_prints_groups_sizes_and_reasons():
+    text = repr(sparsify(MLP(6, 5, 3), X))
+    assert [line for line in text.splitlines() if "fc1.unit" in line and " 5 " in line]
+    assert [line for line in text.splitlines() if "fc2 " in line and "dense  its features leave the network" in line]
 
 
-def test_priors_keep_their_values_in_another_dtype():
-    sparse = sparsify(MLP(6, 5, 3), X, code_cost=0.1, inclusion=0.3)
+@pytest.mark.parametrize("cost", ["parameters", "macs", "paper"])
+def test_priors_keep_their_values_in_another_dtype(cost):
+    sparse = sparsify(MLP(6, 5, 3), X, code_cost=0.125, inclusion=0.25, cost=cost)
     before = priors(sparse)["fc1.unit"]
     after = priors(sparse.double())["fc1.unit"]
-    assert torch.equal(before.code_cost, after.code_cost)
-    assert torch.equal(before.inclusion, after.inclusion)
+    assert before.code_cost.tolist() == after.code_cost.tolist()
+    torch.testing.assert_close(before.logit_inclusion, after.logit_inclusion, check_dtype=False)
     assert sparse.run({"fc1.unit": torch.ones(5)}, X.double()).dtype == torch.float64
 
 

@@ -139,7 +139,7 @@ def test_a_parameter_that_acts_twice_ties_what_it_acts_on():
         fc2=nn.Linear(5, 5),
         fc3=nn.Linear(5, 2),
     )
-    assert sizes(exactly_gated(net, torch.randn(3, 6))) == {"fc2.unit": 5}
+    assert sizes(exactly_gated(net, torch.randn(3, 6))) == {"fc1.unit": 5}
 
 
 def test_a_network_that_reads_whole_numbers():
