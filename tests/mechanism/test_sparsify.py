@@ -82,14 +82,15 @@ def test_the_fast_path_of_attention_is_switched_back(enabled):
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def test_inputs_are_left_as_they_were():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_inputs_are_left_as_they_were_though_the_network_writes_into_them(dtype):
     class InPlace(MLP):
         def forward(self, x):
             return super().forward(x.mul_(2.0))
 
-    x = torch.randn(4, 6, requires_grad=False)
+    x = torch.randn(4, 6, dtype=dtype)
     before = x.clone()
-    sparsify(InPlace(6, 5, 3), x)
+    assert len(sparsify(InPlace(6, 5, 3).to(dtype), x).groups) == 1
     assert torch.equal(x, before)
 
 
