@@ -56,7 +56,7 @@ class GateOptions:
                     "always open or always closed needs no gate"
                 )
         minimum = self.min_units
-        if minimum is not None and (not isinstance(minimum, int) or minimum < 0):
+        if minimum is not None and (isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 0):
             raise ValueError(f"min_units must be an integer of at least 0; got {minimum!r} for layer {layer!r}")
         return self
 
@@ -73,7 +73,7 @@ def read_options(layer: str, value: Any, default: GateOptions) -> GateOptions:
     if set(options) - known or "gates" not in options:
         raise StructureError(
             f"gates: options for layer {layer!r} must be 'gates' and any of {sorted(known - {'gates'})}; got "
-            f"{sorted(options)}"
+            f"{sorted(map(str, options))}"
         )
     return replace(default, **options).checked(layer)
 
@@ -96,7 +96,12 @@ def match_layers(layers: Sequence[str], gates: str | Mapping[str, Any]) -> dict[
             "net has no layer that can be gated. Pass a network with linear layers, convolutions, embeddings or "
             "attention"
         )
-    patterns = {"*": gates} if isinstance(gates, str) else dict(gates)
+    patterns = {"*": gates} if isinstance(gates, str) else dict(gates) if isinstance(gates, Mapping) else {}
+    if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+        raise StructureError(
+            f"gates: must be one word for all layers, or a mapping from patterns of layer names to words or options; "
+            f"got {gates!r}"
+        )
     for pattern in patterns:
         if not fnmatch.filter(layers, pattern):
             raise StructureError(

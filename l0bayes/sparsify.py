@@ -72,7 +72,7 @@ def sparsify(
     structure = finder.structure({layer: Request(o.gates, o.min_units) for layer, o in options.items()})
     owners = dict.fromkeys([*finder.layers(), *map(layer_of, structure.shapes)])  # norms and the like have a price too
     options = {name: read_options(name, value, default) for name, value in match_layers(list(owners), gates).items()}
-    with torch.autocast(next(net.parameters()).device.type, enabled=False):
+    with torch.autocast(next(net.parameters()).device.type, enabled=False), torch.random.fork_rng():
         structure = leave_out_what_differs(net, structure, inputs)
         by_default = {g.name for g in structure.groups if g.kind == "unit" and options[g.layer].min_units is None}
         vanishing = {group.name for group in structure.groups if group.name in by_default and group.min_units == 0}

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 _LARGE = 4096  # below this, looking for repetitions costs more than they do
@@ -110,6 +108,10 @@ class Features:
 
     def classes(self, read: Tensor | None = None) -> "Classes":
         """Which features live and die together, given all that was tied so far, and the labels that weights read."""
+        # Here, since importing it takes a while and changes the warning filters.
+        from scipy.sparse import coo_array  # noqa: PLC0415
+        from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
         self._tie_sums(torch.zeros(0, dtype=torch.int64) if read is None else read)
         size = self._count + 1
         ties = torch.cat(self._ties, dim=1).numpy() if self._ties else np.zeros((2, 0), dtype=np.int64)

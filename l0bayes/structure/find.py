@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.parameter import UninitializedParameter
 from torch.utils._pytree import tree_map_only
 
 from l0bayes.errors import StructureError
@@ -45,7 +46,7 @@ class Finder:
     """
 
     def __init__(self, net: nn.Module, example_input: Any) -> None:
-        self._net = copy.deepcopy(net).cpu()
+        self._net = _copied(net).cpu()
         inputs = tree_map_only(Tensor, Tensor.cpu, as_arguments(example_input))
         self._rows = next((len(value) for value in inputs if isinstance(value, Tensor) and value.dim()), 1)
         flow = Flow(self._net)
@@ -333,6 +334,20 @@ class Finder:
                 name, gate = taken.get(number, ("", 0))
                 sums[name][gate] += count * each / self._rows
         return macs, tuple(Product(name, total) for name, total in sums.items() if total.any())
+
+
+def _copied(net: nn.Module) -> nn.Module:
+    if any(isinstance(parameter, UninitializedParameter) for parameter in net.parameters()):
+        raise StructureError(
+            f"net: {type(net).__name__} has lazy layers without shapes yet. Call it once on an input first"
+        )
+    try:
+        return copy.deepcopy(net)
+    except Exception as error:
+        raise StructureError(
+            f"net: {type(net).__name__} cannot be copied ({error}). Remove what it keeps of earlier calls, such as "
+            "outputs stored as attributes"
+        ) from error
 
 
 def _too_special(attention: nn.MultiheadAttention) -> str:
