@@ -89,7 +89,7 @@ def load(path: str | Path, module: _Module) -> _Module:
     try:
         resize(module, {name: tensor.shape for name, tensor in tensors.items()})
         for name, number in given.items():
-            module.get_submodule(name.rpartition(".")[0]).given_features = int(number)
+            setattr(module.get_submodule(name.rpartition(".")[0]), _GIVEN, int(number))
     except (AttributeError, ValueError) as error:
         raise FileFormatError(f"module: {path} does not fit it: {error}") from error
     _load_state(path, module, tensors)

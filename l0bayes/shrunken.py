@@ -81,7 +81,8 @@ def _table(part: Slice, positions: Positions, structure: Structure) -> Tensor:
         table: Tensor = part.gates.reshape(structure.shapes[part.tensor])
         for dim, keep in cuts:
             table = table.index_select(dim, keep)
-        return table.flatten()
+        flat: Tensor = table.flatten()
+        return flat
     for dim, keep in cuts:
         if dim == part.dim:
             return part.gates.index_select(0, keep)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -123,6 +124,15 @@ class _NoChance(TorchFunctionMode):
 # -- trying -----------------------------------------------------------------------------------------------------------
 
 
+def _drop_nothing(net: nn.Module) -> None:
+    """What is dropped would be something else for another width."""
+    for module in net.modules():
+        if isinstance(module, _DropoutNd):
+            module.p = 0.0
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+
+
 def _another(x: Tensor) -> Tensor:
     """An input of the same kind with other values."""
     return x + torch.linspace(0.5, 1, x.numel()).reshape(x.shape).to(x) if x.is_floating_point() else x.flip(-1)
@@ -141,6 +151,7 @@ class _Trial:
                 self._net(*self._given())
         except Exception:  # noqa: BLE001 (a network that insists on a dtype is tried in its own)
             self._net, self._inputs = copy.deepcopy(net).eval(), inputs
+        _drop_nothing(self._net)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for name, tensor in [*self._net.named_parameters(), *self._net.named_buffers()]:

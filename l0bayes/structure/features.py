@@ -142,39 +142,6 @@ class Classes:
         """The class of each label, or :attr:`none`."""
         return self._number[labels]
 
-    def sum(self, labels: Tensor, dims: Sequence[int], why: str) -> Tensor:
-        """Labels of a reduction over different features, which ties them only if anything is made of the result.
-
-        Attention averages the weights of its heads for its caller, who rarely looks at them.
-        """
-        thin = with_repeats(labels)
-        shape = [1 if dim in dims else size for dim, size in enumerate(labels.shape)]
-        sources = _without_repeats(thin)[0]
-        small = [1 if dim in dims else size for dim, size in enumerate(sources.shape)]
-        result = self.fresh(int(np.prod(small))).reshape(small)
-        self._sums.append((result, sources, why))
-        return result.expand(shape)
-
-    def _tie_sums(self, used: Tensor) -> None:
-        """Ties what went into sums that something was made of."""
-        pending = self._sums
-        while True:
-            seen = torch.cat([used, *(ties.flatten() for ties in self._ties), torch.tensor([0, *self._frozen])])
-            ready = [sums for sums in pending if torch.isin(sums[0], seen).any()]
-            if not ready:
-                return
-            pending = [sums for sums in pending if not any(sums is one for one in ready)]
-            for result, sources, why in ready:
-                self.tie(sources, result.expand(sources.shape))
-                self._mixed.update(dict.fromkeys(result.unique().tolist(), why))
-
-    @staticmethod
-    def vary(labels: Tensor, dim: int) -> bool:
-        """Whether labels differ along a dimension."""
-        if labels.shape[dim] == 1 or labels.stride(dim) == 0:
-            return False
-        return bool((labels != labels.narrow(dim, 0, 1)).any())
-
     def freeze(self, number: int, why: str) -> None:
         """Says that a class cannot be taken out, and why; the first reason stays."""
         self._frozen.setdefault(number, why)
