@@ -71,7 +71,8 @@ def _left(group: GateGroup, gate: Tensor, positions: Positions, structure: Struc
     if group.removable and group.selects is None:
         return gate.nonzero().squeeze(1)
     (part,) = group.slices
-    return torch.unique(_table(part, positions, structure))
+    left: Tensor = torch.unique(_table(part, positions, structure))
+    return left
 
 
 def _table(part: Slice, positions: Positions, structure: Structure) -> Tensor:
