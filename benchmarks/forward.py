@@ -97,8 +97,7 @@ def main() -> None:
             key: row(network, value, options.batches, rounds, options.device)
             for key, value in network.openness(SHARES).items()
         }
-    record("forward", SEED, results)
-    print(table(results))
+    record("forward", SEED, results, table(results))
 
 
 if __name__ == "__main__":

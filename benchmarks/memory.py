@@ -97,8 +97,7 @@ def main() -> None:
         }
         for name in options.models
     }
-    record("memory", SEED, results)
-    print(table(results))
+    record("memory", SEED, results, table(results))
 
 
 if __name__ == "__main__":

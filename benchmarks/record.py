@@ -24,8 +24,8 @@ def _git(*command: str) -> str:
     ).stdout.strip()
 
 
-def record(name: str, seed: int, numbers: dict[str, Any]) -> None:
-    """Prints the numbers and stores them as ``results/<name>.json``."""
+def record(name: str, seed: int, numbers: dict[str, Any], table: str | None = None) -> None:
+    """Prints the numbers and stores them as ``results/<name>.json``, and their table, if any, as ``<name>.md``."""
     facts = {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "seed": seed,
@@ -34,6 +34,9 @@ def record(name: str, seed: int, numbers: dict[str, Any]) -> None:
         "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "arch": platform.machine()},
         "results": numbers,
     }
-    print(json.dumps(numbers, indent=2))
+    print(table or json.dumps(numbers, indent=2))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
+    if table is not None:
+        title = f"`{facts['command']}`, torch {torch.__version__}, {facts['machine']['threads']} threads"
+        (RESULTS / f"{name}.md").write_text(f"{title}\n\n{table}\n")

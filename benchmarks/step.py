@@ -87,8 +87,7 @@ def main() -> None:
         results[name] = {key: row(network, value, rounds, options.device) for key, value in openness.items()}
         if (key := PARTS_OF.get(name, "")) in openness and not slow:
             pieces[f"{name} {key}"] = parts(network, openness[key], rounds, options.device)
-    record("step", SEED, {"steps": results, "milliseconds_by_part": pieces})
-    print(table(results))
+    record("step", SEED, {"steps": results, "milliseconds_by_part": pieces}, table(results))
 
 
 if __name__ == "__main__":

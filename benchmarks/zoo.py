@@ -88,8 +88,7 @@ def main() -> None:
         }
         for name in options.models
     }
-    record("zoo", SEED, results)
-    print(table(results))
+    record("zoo", SEED, results, table(results))
 
 
 if __name__ == "__main__":

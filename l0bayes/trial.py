@@ -67,10 +67,10 @@ def keep_the_input_in_sight(
     Returns:
         The structure, with ``min_units`` 1 for those of ``names`` that are the only way the input takes.
     """
-    trial = _Trial(net, inputs)
-    if not names or trial.sees_the_input(structure.groups, names):
+    if not names:
         return structure
-    blind = {name for name in names if not trial.sees_the_input(structure.groups, {name})}
+    ordered = [group.name for group in structure.groups if group.name in names]
+    blind = _Trial(net, inputs).blind_without(structure.groups, ordered)
     groups = tuple(replace(g, min_units=1) if g.name in blind else g for g in structure.groups)
     return replace(structure, groups=groups)
 
@@ -164,6 +164,18 @@ class _Trial:
                     tensor.copy_(0.5 + noise.abs())
                 elif name.endswith("running_mean"):
                     tensor.copy_(noise)
+
+    def blind_without(self, groups: Sequence[GateGroup], names: Sequence[str]) -> set[str]:
+        """Those of ``names`` any one of which, closed, leaves an output that does not depend on the input.
+
+        By halves, since what can be closed together can be closed alone. Every other one makes a half: branches
+        side by side come one after the other, and closing all of them would hide that each can do without.
+        """
+        if not names or self.sees_the_input(groups, set(names)):
+            return set()
+        if len(names) == 1:
+            return set(names)
+        return self.blind_without(groups, names[::2]) | self.blind_without(groups, names[1::2])
 
     @torch.no_grad()
     def sees_the_input(self, groups: Sequence[GateGroup], closed: set[str]) -> bool:
