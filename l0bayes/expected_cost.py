@@ -6,7 +6,7 @@ is a quadratic form, ½ SᵀMS + lᵀS. Gates come group by group, as a model's 
 gates add to the groups before it. The sum over groups is exact, and every term differentiable.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -219,6 +219,11 @@ class ExpectedCost:
             self._cast[key] = (self._start.to(like), shares)
         return self._cast[key]
 
+    @property
+    def groups(self) -> int:
+        """Number of gate groups."""
+        return len(self._names)
+
     def begin(self, like: Tensor) -> Tally:
         """The state before the first group, in the dtype and on the device of ``like``."""
         return Tally(self._for(like)[0])
@@ -284,10 +289,12 @@ class RunningAccount:
 
     Args:
         cost: the expected cost, in nats.
+        at_the_end: what the last group pays on top, in nats, given P(z ≠ 0) of all of them.
     """
 
-    def __init__(self, cost: ExpectedCost) -> None:
+    def __init__(self, cost: ExpectedCost, at_the_end: Callable[[list[Tensor]], Tensor] | None = None) -> None:
         self._cost = cost
+        self._at_the_end = at_the_end
         self._tally: Tally | None = None
         self._draws: list[Tensor] = []
         self._drawn: Tally | None = None
@@ -311,7 +318,10 @@ class RunningAccount:
                 f"{len(self._tally.seen)} have a KL so far. Use TraceMeanField_ELBO or ClosedFormKL_ELBO with a guide "
                 'that has every gate site, or sparsify(…, cost="paper"), whose gates pay one by one'
             )
-        return self._cost.pay(self._tally, prob.to(self._tally.lengths.dtype))
+        paid = self._cost.pay(self._tally, prob.to(self._tally.lengths.dtype))
+        if self._at_the_end is not None and position == self._cost.groups - 1:
+            paid = paid + self._at_the_end(self._tally.seen) / len(prob)
+        return paid
 
     def price(self, position: int) -> Tensor:
         """What each gate of a group costs if it and all of its group are open, given the draws before it."""

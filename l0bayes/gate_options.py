@@ -1,6 +1,7 @@
 """What a user asks of a network's gates, layer by layer."""
 
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -76,6 +77,49 @@ def read_options(layer: str, value: Any, default: GateOptions) -> GateOptions:
             f"{sorted(map(str, options))}"
         )
     return replace(default, **options).checked(layer)
+
+
+def named_costs(
+    code_cost: Any, gates: str | Mapping[str, Any], cost: str, num_data: int | None
+) -> tuple[Any, str | Mapping[str, Any]]:
+    """Code costs with numbers in place of the names ``"aic"`` and ``"bic"`` (paper, §2.1).
+
+    Args:
+        code_cost: a number or a name.
+        gates: what is asked of each layer, perhaps with code costs of its own.
+        cost: what is paid for.
+        num_data: N.
+
+    Returns:
+        Both with numbers, in nats per parameter.
+
+    Raises:
+        ValueError: if a name is unknown, or goes with another cost, or N is missing.
+    """
+
+    def number(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value not in ("aic", "bic"):
+            raise ValueError(f"code_cost must be a number, 'aic' or 'bic'; got {value!r}")
+        if cost == "macs":
+            raise ValueError(f"code_cost={value!r} is nats per parameter; it does not go with cost='macs'")
+        if value == "aic":
+            return 1.0
+        if num_data is None or num_data < 1:
+            raise ValueError(
+                f"code_cost='bic' is half the logarithm of num_data, which must be given; got {num_data!r}"
+            )
+        return 0.5 * math.log(num_data)
+
+    def numbers(asked: Any) -> Any:
+        if not isinstance(asked, Mapping):
+            return asked
+        return {key: number(value) if key == "code_cost" else value for key, value in asked.items()}
+
+    if isinstance(gates, Mapping):
+        gates = {pattern: numbers(asked) for pattern, asked in gates.items()}
+    return number(code_cost), gates
 
 
 def match_layers(layers: Sequence[str], gates: str | Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A network whose features pass through gates."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Self
 
 import pyro
@@ -13,6 +14,7 @@ from l0bayes.errors import DataError
 from l0bayes.expected_cost import ExpectedCost, RunningAccount
 from l0bayes.gate_options import GateOptions
 from l0bayes.owned_module import OwnedModule
+from l0bayes.slab import SlabPenalty
 from l0bayes.structure import GateGroup, Structure
 from l0bayes.structure.names import layer_of
 from l0bayes.subnetwork import Selector, run_subnetwork
@@ -33,6 +35,7 @@ class SparseModule(OwnedModule):
         options: layer to the options of its gates.
         default: options of all other layers.
         cost: what a code cost is paid for: ``"parameters"``, ``"macs"`` or ``"paper"``.
+        slab_scale: standard deviation of a normal prior of the weights that are there, or ``None``.
         example_shapes: shapes of the example inputs without their rows, for the error message if others fail.
 
     Attributes:
@@ -52,11 +55,13 @@ class SparseModule(OwnedModule):
         default: GateOptions,
         *,
         cost: str = "parameters",
+        slab_scale: float | None = None,
         example_shapes: tuple[torch.Size, ...] = (),
     ) -> None:
         super().__init__()
         self.net = net
         self.cost = cost
+        self._slab_scale = slab_scale
         self._options = dict(options)
         self._default = default
         self._example_shapes = example_shapes
@@ -78,6 +83,7 @@ class SparseModule(OwnedModule):
         self._joint = (
             None if self.cost == "paper" else ExpectedCost(structure, self._prices(), self._prices_of_products())
         )
+        self._slab = None if self._slab_scale is None else SlabPenalty(structure, self._slab_scale)
 
     def _prices(self) -> dict[str, float]:
         """Nats for each element of each parameter."""
@@ -131,7 +137,8 @@ class SparseModule(OwnedModule):
     @pyro_method
     def sample_latents(self) -> dict[str, Tensor]:
         """Draws every gate group as a Pyro site named after it; ``(size,)`` values by group name."""
-        account = None if self._joint is None else RunningAccount(self._joint)
+        slab = None if self._slab is None else partial(self._slab, self.child("net"))
+        account = None if self._joint is None else RunningAccount(self._joint, slab)
         draws: dict[str, Tensor] = {}
         for position, group in enumerate(self.groups):
             draws[group.name] = pyro.sample(group.name, self._prior(position, account))

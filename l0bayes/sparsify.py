@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from l0bayes.checks import check_inputs
 from l0bayes.compacted import compact_network
 from l0bayes.errors import DataError, StructureError
-from l0bayes.gate_options import COSTS, GateOptions, match_layers, read_options
+from l0bayes.gate_options import COSTS, GateOptions, match_layers, named_costs, read_options
 from l0bayes.sparse_module import SparseModule
 from l0bayes.structure import Finder, Request, Structure, as_arguments
 from l0bayes.structure.names import layer_of
@@ -19,20 +19,23 @@ from l0bayes.trial import keep_the_input_in_sight, leave_out_what_differs
 def sparsify(
     net: nn.Module,
     example_input: Any,
-    code_cost: float = 0.1,
+    code_cost: float | str = 0.1,
     gates: str | Mapping[str, str | Mapping[str, Any]] = "unit",
     *,
     cost: str = "parameters",
     inclusion: float | None = None,
     init_open: float = 0.8,
     min_units: int | None = None,
+    slab_scale: float | None = None,
+    num_data: int | None = None,
 ) -> SparseModule:
     """Puts gates on a network: spike-and-slab features whose code cost is paid per parameter.
 
     Args:
         net: an ordinary network; its parameters stay its own and are trained in place.
         example_input: an input (or tuple of inputs) it accepts, with a batch dimension.
-        code_cost: λ in nats, ≥ 0, for each unit of ``cost``; the paper's 0.1/N on the mean loss is 0.1 here.
+        code_cost: λ in nats, ≥ 0, for each unit of ``cost``; the paper's 0.1/N on the mean loss is 0.1 here. By name:
+            ``"aic"`` is 1 nat per parameter, ``"bic"`` ½ log N (§2.1).
         gates: ``"unit"`` gates the features that leave a layer (neurons, filters, heads of attention; those of
             layers that are added up together), ``"input"`` those that enter it, network inputs included, and
             ``"weight"`` every single weight, which makes nothing faster. Or a mapping from patterns of layer names
@@ -49,6 +52,9 @@ def sparsify(
         init_open: P(z ≠ 0) at the start, for guides that ask.
         min_units: gates of each group that the test-time network keeps at least. ``None``: 1, so that no layer
             vanishes by accident, and 0 where something else carries on without it, such as a shortcut.
+        slab_scale: σ of a normal slab, > 0: adds Σ P(open) · θ² / (2 σ²) over all weights to the KL, an L2 penalty
+            weighted by the gates (§2.1), in place of weight decay. ``None`` adds none.
+        num_data: size of the training set, N; for ``"bic"``.
 
     Returns:
         A Pyro module with one site of gates per group; ``print`` it to see the groups, and what stays dense and why.
@@ -61,6 +67,11 @@ def sparsify(
         raise StructureError(f"net must be a torch.nn.Module; got {type(net).__name__}")
     if cost not in COSTS:
         raise ValueError(f"cost must be one of {', '.join(COSTS)}; got {cost!r}")
+    if slab_scale is not None and (cost == "paper" or not 0 < slab_scale < float("inf")):
+        raise ValueError(
+            f"slab_scale must be finite and > 0, with cost='parameters' or 'macs'; got {slab_scale} with cost={cost!r}"
+        )
+    code_cost, gates = named_costs(code_cost, gates, cost, num_data)
     default = GateOptions("unit", code_cost, inclusion, init_open, min_units).checked("every layer")
     inputs = as_arguments(example_input)
     _check_example(inputs)
@@ -79,7 +90,7 @@ def sparsify(
         structure = keep_the_input_in_sight(net, structure, inputs, vanishing)
     _refuse_dense(structure, gates)
     shapes = tuple(value.shape[1:] for value in inputs if isinstance(value, Tensor))
-    return SparseModule(net, structure, options, default, cost=cost, example_shapes=shapes)
+    return SparseModule(net, structure, options, default, cost=cost, slab_scale=slab_scale, example_shapes=shapes)
 
 
 def _check_example(inputs: tuple[Any, ...]) -> None:
