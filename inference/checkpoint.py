@@ -27,6 +27,7 @@ class Progress:
         history: one row of measurements a finished epoch.
         epoch_random: random state at the start of the epoch, from which its order of data follows.
         units: for a network that was shrunk, the gates that are left of each group.
+        multipliers: those of the targets, in nats.
     """
 
     epoch: int = 0
@@ -35,6 +36,7 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     epoch_random: dict[str, Tensor] = field(default_factory=dict)
     units: dict[str, list[int]] = field(default_factory=dict)
+    multipliers: list[float] = field(default_factory=list)
 
 
 def random_state() -> dict[str, Tensor]:
@@ -100,6 +102,7 @@ def save_checkpoint(
         "sums": progress.sums,
         "history": progress.history,
         "units": progress.units,
+        "multipliers": progress.multipliers,
         "optimizer": {
             "class": type(optimizer).__qualname__,
             "groups": [
@@ -124,7 +127,8 @@ def load_checkpoint(
         path: the file.
         modules: the same modules, by the same names.
         optimizer: an optimizer of the same class over the same parameters.
-        prepare: called with how far the run was before anything is compared, to bring the modules to their size then.
+        prepare: called with how far the run was before anything is compared, to bring modules and optimizer to how
+            they were then.
 
     Returns:
         How far the run was.
@@ -142,9 +146,10 @@ def load_checkpoint(
             sums=facts["sums"],
             history=facts["history"],
             epoch_random=dict(_under(tensors, "random/epoch")),
-            units=facts.get("units", {}),
+            units=facts["units"],
+            multipliers=facts["multipliers"],
         )
-        if prepare is not None and progress.units:
+        if prepare is not None:
             prepare(progress)
         optimizer_state = _optimizer_state(tensors, stored)
         _check(tensors, modules, optimizer, stored)

@@ -1,5 +1,6 @@
 """An ELBO that computes only what it needs: exact KLs and the likelihood."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from pyro.util import check_model_guide_match, check_site_shape, warn_if_nan
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from l0bayes.inference.antithetic import Antithetic
 from l0bayes.owned_module import parameters_unheard
 
 
@@ -24,18 +26,39 @@ class ClosedFormKL_ELBO(TraceMeanField_ELBO):  # noqa: N801 (named as Pyro names
     where none is registered. This one computes observed sites and KLs, and where a KL is missing it says so. Where
     both apply they agree exactly: same draws, same loss, same gradients.
 
-    Model and guide must factorise over sites (mean field), as for Pyro's. Options are those of
-    :class:`~pyro.infer.ELBO`.
+    Model and guide must factorise over sites (mean field), as for Pyro's.
+
+    Args:
+        num_particles: runs of model and guide a step, to average over.
+        antithetic: whether to draw them in pairs, see :class:`~l0bayes.inference.antithetic.Antithetic`.
+        options: those of :class:`~pyro.infer.ELBO`.
 
     Raises:
+        ValueError: if ``antithetic`` is asked for with an odd number of particles, or with vectorised ones.
         NotImplementedError: if a latent site has no registered KL or a guide that is not reparameterised, or the guide
             has auxiliary sites.
     """
 
-    def __init__(self, num_particles: int = 1, **options: Any) -> None:
+    def __init__(self, num_particles: int = 1, *, antithetic: bool = False, **options: Any) -> None:
+        if antithetic and (num_particles % 2 or options.get("vectorize_particles")):
+            raise ValueError(
+                f"antithetic draws come in pairs: num_particles must be even, and vectorize_particles off; got "
+                f"{num_particles} and {options.get('vectorize_particles', False)}"
+            )
         parent: Any = super()
         parent.__init__(num_particles=num_particles, **options)
+        self._antithetic = antithetic
         self._checked_sites: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+
+    def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[tuple[Trace, Trace]]:
+        parent: Any = super()
+        if not self._antithetic:
+            yield from parent._get_traces(model, guide, args, kwargs)  # noqa: SLF001 (Pyro's own way to override it)
+            return
+        for _ in range(self.num_particles // 2):
+            pair = Antithetic()
+            for _ in range(2):
+                yield self._get_trace(model, pair(guide), args, kwargs)
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)

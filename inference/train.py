@@ -2,7 +2,7 @@
 
 import json
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,40 +19,48 @@ from l0bayes.inference.data import DataName, ImageData, Split, load_data
 from l0bayes.inference.evaluate import evaluate
 from l0bayes.inference.files import write_bytes
 from l0bayes.inference.fit import fit
+from l0bayes.inference.fit_options import FitOptions
 from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
 from l0bayes.inference.report import write_report
 from l0bayes.inference.storage import save
+from l0bayes.inference.target import Target, TargetOf
 from l0bayes.inference.timing import interleaved
 from l0bayes.models import MLP, Classifier, LeNet5
 from l0bayes.posterior import cost, gate_table
 from l0bayes.sparsify import compact, sparsify
 
 NetworkName = Literal["mlp", "lenet5"]
+GatesName = Literal["unit", "input", "paper"]
 CostName = Literal["parameters", "macs", "paper"]
 
 # Options that a resumed run may have otherwise.
 _MAY_CHANGE = {"data_dir", "download", "out", "epochs", "device", "progress"}
+_CODE_COST = 0.03  # chosen on the validation part of the digits
+_PAPER_GATES = {"mlp": "input", "lenet5": {"conv*": "unit", "fc*": "input"}}
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """Options of ``l0bayes train``.
+class TrainOptions(FitOptions):
+    """Options of ``l0bayes train``; those of :class:`~l0bayes.inference.FitOptions`, and these.
 
     Attributes:
         data: ``digits`` (bundled with scikit-learn) or ``mnist``.
         data_dir: folder that holds ``MNIST/raw``.
         download: whether MNIST may be downloaded.
         out: folder for the results; an interrupted run in it is resumed.
-        network: ``mlp``, gated by its inputs, or ``lenet5`` (for 28 × 28 images), gated by its filters and neurons.
+        network: ``mlp``, or ``lenet5`` (for 28 × 28 images).
         hidden: units of the hidden layers of an MLP.
-        code_cost: λ, nats per parameter, or per what ``cost`` says.
+        gates: ``unit``, ``input``, or as in the ``paper``: filters of convolutions, inputs of linear layers.
+        code_cost: λ, nats per parameter, or per what ``cost`` says; ``aic`` or ``bic``. None: 0.03, or 0 with a target.
         cost: what is paid for: ``parameters`` or ``macs`` that are alive, or, as in the ``paper``, each gate its own.
+        target: share of ``target_of`` to keep; the code cost then follows from it, on top of the one given.
+        target_of: ``parameters``, ``macs``, or measured ``latency``.
         inclusion: prior probability of an open gate; none is the paper's objective.
+        slab_scale: standard deviation of a normal prior of the weights that are there.
         init_open: P(z ≠ 0) at the start.
         epochs: passes over the data.
-        batch_size: images a step.
         lr: learning rate of the weights.
-        gate_lr: learning rate of the gates.
+        batch_size: images a step.
         seed: of weights, order of data and gates.
         device: where to train, such as ``cpu`` or ``cuda``.
         progress: whether to show progress bars.
@@ -64,17 +72,28 @@ class TrainOptions:
     out: str = "out/train"
     network: NetworkName = "mlp"
     hidden: list[int] = field(default_factory=lambda: [300, 100])
-    code_cost: float = 0.03
+    gates: GatesName = "paper"
+    code_cost: float | str | None = None
     cost: CostName = "parameters"
+    target: float | None = None
+    target_of: TargetOf = "parameters"
     inclusion: float | None = None
+    slab_scale: float | None = None
     init_open: float = 0.8
     epochs: int = 300
-    batch_size: int = 64
     lr: float = 3e-3
-    gate_lr: float = 1e-2
+    batch_size: int = 64
     seed: int = 0
     device: str = "cpu"
     progress: bool = True
+
+    def fit_options(self, *, gated: bool) -> FitOptions:
+        """How the gated network is trained; or the dense one, for as many epochs in the same way."""
+        options = FitOptions(**{known.name: getattr(self, known.name) for known in fields(FitOptions)})
+        if gated:
+            return options
+        epochs = self.epochs + self.fine_tune
+        return options.changed(epochs=epochs, fine_tune=0, shrink_below=None, num_particles=1, antithetic=False)
 
 
 def train(options: TrainOptions) -> dict[str, Any]:
@@ -91,8 +110,9 @@ def train(options: TrainOptions) -> dict[str, Any]:
         ValueError: if an option is out of range.
     """
     out = Path(options.out)
-    if options.network not in get_args(NetworkName):
-        raise ValueError(f"network must be one of {', '.join(get_args(NetworkName))}; got {options.network!r}")
+    for name, kind in (("network", NetworkName), ("gates", GatesName)):
+        if getattr(options, name) not in get_args(kind):
+            raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {getattr(options, name)!r}")
     data = load_data(options.data, options.data_dir, download=options.download)
     if options.network == "lenet5":
         data = data.with_channels()
@@ -164,8 +184,16 @@ class _Job:
         lenet = o.network == "lenet5"
         net: nn.Module = LeNet5(data.classes) if lenet else MLP(height * width, *o.hidden, data.classes)
         if gated:
-            gates = "unit" if lenet else "input"
-            net = sparsify(net, data.train.x[:2], o.code_cost, gates, cost=o.cost, inclusion=o.inclusion)
+            net = sparsify(
+                net,
+                data.train.x[:2],
+                _CODE_COST if o.code_cost is None and o.target is None else (o.code_cost or 0.0),
+                _PAPER_GATES[o.network] if o.gates == "paper" else o.gates,
+                cost=o.cost,
+                inclusion=o.inclusion,
+                slab_scale=o.slab_scale,
+                num_data=len(data.train),
+            )
         model = Classifier(net, num_data=len(data.train)).to(_device(o.device))
         return model, HardConcreteGuide(model, init_open=o.init_open)
 
@@ -173,19 +201,20 @@ class _Job:
         """Trains, resuming where a checkpoint is; the last test error, and the history."""
         o, data = self._options, self._data
         torch.manual_seed(o.seed)
+        gated = name == "gated"
         checkpoint = self._out / f"{name}.checkpoint"
         goes_on = f", going on from {checkpoint}" if checkpoint.exists() else ""
-        print(f"training the {name} network: {layer_sizes(model)}, {o.epochs} epochs{goes_on}", flush=True)  # noqa: T201
+        epochs = o.epochs + o.fine_tune
+        print(f"training the {name} network: {layer_sizes(model)}, {epochs} epochs{goes_on}", flush=True)  # noqa: T201
         result = fit(
             model,
             guide,
             self._batches(data.train, o.batch_size, shuffle=True),
-            epochs=o.epochs,
-            lr=o.lr,
-            gate_lr=o.gate_lr,
             validation_loader=self._batches(data.validation),
             checkpoint=checkpoint,
+            target=Target(o.target, o.target_of) if gated and o.target is not None else (),
             progress=o.progress,
+            options=o.fit_options(gated=gated),
         )
         return evaluate(model, guide, self._batches(data.test)), result.history
 

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from l0bayes.evaluating import evaluating
-from l0bayes.expected_cost import ExpectedCost
+from l0bayes.live_cost import Amount, LiveCost
 from l0bayes.sparsify import find_sparse
-from l0bayes.structure import Structure
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,7 @@ def expected_l0(model: nn.Module, guide: Any) -> float:
     Returns:
         A number of parameters.
     """
-    structure = find_sparse(model).structure
-    return _expectation(structure, guide, dict.fromkeys(structure.shapes, 1.0), 0.0)
+    return _gated(model, guide, "parameters")
 
 
 @torch.no_grad()
@@ -77,11 +75,26 @@ def expected_macs(model: nn.Module, guide: Any) -> float:
     Returns:
         A number of multiply-accumulates; those in layers without gates are not in it.
     """
-    structure = find_sparse(model).structure
-    return _expectation(structure, guide, structure.macs, 1.0)
+    return _gated(model, guide, "macs")
 
 
-def _expectation(structure: Structure, guide: Any, per_element: Mapping[str, float], per_product: float) -> float:
-    gates = guide.gates()
-    probs = {group.name: gates[group.name].prob_nonzero.double() for group in structure.groups}
-    return float(ExpectedCost(structure, per_element, per_product).total(probs))
+@torch.no_grad()
+def open_l0(model: nn.Module, guide: Any, rule: str = "paper") -> float:
+    """Number of parameters, among those that gates decide over, that the test-time gates leave.
+
+    Args:
+        model: a sparse module, or a model around one.
+        guide: its guide.
+        rule: how a test-time gate is chosen, see :meth:`~l0bayes.HardConcrete.point`.
+
+    Returns:
+        A number of parameters.
+    """
+    return _gated(model, guide, "parameters", {name: (z != 0).double() for name, z in guide.point(rule).items()})
+
+
+def _gated(model: nn.Module, guide: Any, of: Amount, probs: Mapping[str, Tensor] | None = None) -> float:
+    live = LiveCost(find_sparse(model).structure, of)
+    if probs is None:
+        probs = {name: gate.prob_nonzero.double() for name, gate in guide.gates().items()}
+    return float(live.gated(probs))

@@ -95,6 +95,33 @@ def plot_training(history: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def plot_training_cost(history: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Expected multiply-accumulates and the measured time of a training step, over epochs.
+
+    The paper's figure 4 shows the first; both falling together is what running subnetworks is for.
+
+    Args:
+        history: of a :class:`~l0bayes.inference.FitResult` of a network with gates.
+        ax: where to draw; a new figure if ``None``.
+
+    Returns:
+        The axes of the multiply-accumulates.
+    """
+    ax = plt.subplots()[1] if ax is None else ax
+    ax.plot(history["epoch"], history["expected_macs"], color=_OPEN)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("expected MACs", color=_OPEN)
+    ax.spines[["top"]].set_visible(False)
+    second: Any = ax.twinx()
+    second.plot(history["epoch"], 1e3 * history["seconds"] / history["steps"], color=_SECOND)
+    second.set_ylim(bottom=0)
+    second.set_ylabel("measured step, ms", color=_SECOND)
+    second.spines[["top"]].set_visible(False)
+    ax.set_title("cost of training", loc="left", fontsize=10)
+    return ax
+
+
 def gates_figure(table: pd.DataFrame, image_site: str | None, image_shape: tuple[int, int] | None) -> Figure:
     """All sites in one figure; the gates on the pixels, if there are any, as an image.
 
@@ -120,7 +147,7 @@ def gates_figure(table: pd.DataFrame, image_site: str | None, image_shape: tuple
 
 
 def training_figure(history: pd.DataFrame) -> Figure:
-    """:func:`plot_training` in a figure of its own.
+    """:func:`plot_training`, and beside it :func:`plot_training_cost` if the network has gates.
 
     Args:
         history: of a :class:`~l0bayes.inference.FitResult`.
@@ -128,6 +155,10 @@ def training_figure(history: pd.DataFrame) -> Figure:
     Returns:
         A figure.
     """
-    figure = Figure(figsize=(6, 3.4), layout="constrained")
-    plot_training(history, figure.subplots())
+    gated = "expected_macs" in history
+    figure = Figure(figsize=(11 if gated else 6, 3.4), layout="constrained")
+    axes = figure.subplots(1, 2 if gated else 1, squeeze=False)[0]
+    plot_training(history, axes[0])
+    if gated:
+        plot_training_cost(history, axes[1])
     return figure

@@ -17,7 +17,7 @@ pyros_warning = pytest.mark.filterwarnings("ignore:Encountered NaN. loss:UserWar
 
 @pytest.mark.parametrize("epochs", [0, -1])
 def test_epochs_out_of_range(epochs):
-    with pytest.raises(ValueError, match=f"epochs must be at least 1; got {epochs}"):
+    with pytest.raises(ValueError, match=f"epochs must be an integer of at least 1; got {epochs}"):
         fit(*pair(), loader(), epochs=epochs, progress=False)
 
 

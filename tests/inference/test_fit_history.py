@@ -27,7 +27,17 @@ def kl(guide):
 def test_columns_of_a_gated_network():
     model, guide = pair()
     result = fit(model, guide, loader(), epochs=3, validation_loader=loader(), progress=False)
-    columns = ["epoch", "elbo", "seconds", "expected_l0", "open_gates", "validation_error"]
+    columns = [
+        "epoch",
+        "elbo",
+        "seconds",
+        "steps",
+        "expected_l0",
+        "open_l0",
+        "expected_macs",
+        "open_gates",
+        "validation_error",
+    ]
     assert list(result.history.columns) == columns
     assert result.history["epoch"].tolist() == [1, 2, 3]
     assert (result.history["seconds"] > 0).all()

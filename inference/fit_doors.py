@@ -1,0 +1,89 @@
+"""What a run of training refuses at the door."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
+from torch import nn
+
+from l0bayes.errors import DataError
+from l0bayes.evaluating import evaluating
+from l0bayes.inference.checkpoint import random_state, set_random_state
+from l0bayes.inference.evaluate import is_gated
+from l0bayes.inference.fit_options import FitOptions
+from l0bayes.inference.target import Target
+from l0bayes.models.likelihood import Likelihood
+
+
+def check_arguments(
+    model: Any, guide: Any, loader: Any, *, validation: Any, options: FitOptions, targets: Sequence[Any]
+) -> None:
+    """Raises where the arguments of ``fit`` cannot go together."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a module, such as Classifier or a PyroModule; got {type(model).__name__}")
+    if not hasattr(loader, "__iter__") or isinstance(loader, Iterator):
+        raise DataError(
+            f"train_loader must be something to iterate over once an epoch, such as TensorBatches or a list of "
+            f"batches; got {type(loader).__name__}"
+        )
+    if is_gated(model) and not hasattr(guide, "gates"):
+        raise TypeError(
+            f"guide must be a HardConcreteGuide for a model with a sparse network; got {type(guide).__name__}"
+        )
+    if options.shrink_below is not None and not is_gated(model):
+        raise ValueError(f"shrink_below={options.shrink_below} needs a network made by sparsify; the model has none")
+    if options.patience is not None and (validation is None or not isinstance(model, Likelihood)):
+        raise ValueError("patience needs a validation_loader, and a model such as Classifier that knows an error")
+    if (options.fine_tune or targets) and not is_gated(model):
+        raise ValueError("fine_tune and target need a network made by sparsify; the model has none")
+    for target in targets:
+        if not isinstance(target, Target):
+            raise TypeError(f"target must be a Target, such as Target(0.1); got {target!r}")
+    if (options.kl_warmup or targets) and not hasattr(loader, "__len__"):
+        raise DataError("train_loader must have a length for kl_warmup and target, which go by the share of a run done")
+
+
+def first_batch(loader: Iterable[Any]) -> Any:
+    """The first batch, without changing the random state.
+
+    Raises:
+        DataError: if there is none.
+    """
+    state = random_state()
+    batch = next(iter(loader), None)
+    set_random_state(state)
+    if batch is None:
+        raise DataError("train_loader is empty; give it at least one batch")
+    return batch
+
+
+def see_first_batch(guide: Any, loader: Iterable[Any]) -> None:
+    """Creates the parameters of a guide that needs data to know the model's sites."""
+    waits = isinstance(guide, AutoGuide) and guide.prototype_trace is None
+    if not waits or any(True for _ in guide.parameters()):  # a loaded state brings parameters before the data
+        return
+    batch, state = first_batch(loader), random_state()
+    with torch.no_grad():
+        guide(*batch)
+    set_random_state(state)
+
+
+def check_batch(objective: Any, batch: Any) -> None:
+    """Runs model and guide once, to find what could never be trained; nothing is changed by it."""
+    if not isinstance(batch, (tuple, list)):
+        raise DataError(f"train_loader must give tuples of the model's arguments; got a {type(batch).__name__}")
+    state = random_state()
+    with evaluating(objective), poutine.trace(param_only=True) as capture:
+        trace = poutine.trace(objective.guide).get_trace(*batch)
+        poutine.replay(objective.model, trace=trace)(*batch)
+    set_random_state(state)
+    known = {id(parameter) for parameter in objective.parameters()}
+    for name, site in capture.trace.nodes.items():
+        value: Any = site["value"]
+        if id(value.unconstrained()) not in known:
+            raise ValueError(
+                f"model: parameter {name!r} belongs to Pyro's global store and not to model or guide, so fit cannot "
+                "train it. Make it a PyroParam or nn.Parameter of the module, or train with SVI"
+            )

@@ -1,0 +1,106 @@
+"""How a network is trained: one typed set of options for ``fit``, the command line and configuration files."""
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self, get_args
+
+OptimizerName = Literal["adam", "sgd"]
+Schedule = Literal["constant", "cosine", "steps"]
+
+_NUMBERS: dict[str, tuple[str, Any]] = {
+    "lr": ("> 0", lambda v: v > 0),
+    "gate_lr": ("> 0", lambda v: v > 0),
+    "weight_decay": (">= 0", lambda v: v >= 0),
+    "momentum": ("in [0, 1)", lambda v: 0 <= v < 1),
+    "kl_warmup": (">= 0", lambda v: v >= 0),
+    "clip_norm": ("> 0, or none", lambda v: v > 0),
+    "ema": ("in (0, 1), or none", lambda v: 0 < v < 1),
+    "shrink_below": ("in [0, 1), or none", lambda v: 0 <= v < 1),
+}
+_COUNTS = {"epochs": 1, "fine_tune": 0, "num_particles": 1, "accumulate": 1, "patience": 1}
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Options of :func:`~l0bayes.inference.fit`.
+
+    Attributes:
+        epochs: passes over the data with gates drawn anew in each step, at least 1.
+        fine_tune: further passes with the gates fixed at their test-time values: only what is left is trained.
+        lr: learning rate of weights and of ``loc`` and ``log_scale``. With ``"sgd"`` it is that of the mean loss.
+        gate_lr: learning rate of the gates, of Adam; no schedule touches it.
+        optimizer: ``"adam"``, or ``"sgd"`` with Nesterov momentum for everything but gates.
+        momentum: of ``"sgd"``.
+        weight_decay: L2 penalty on weights alone. A slab prior, see :func:`~l0bayes.sparsify`, is the principled form.
+        schedule: of ``lr``: ``"constant"``, ``"cosine"`` down to nothing over all epochs, or ``"steps"``, a fifth of
+            it after 30, 60 and 80 % of them.
+        kl_warmup: epochs over which the weight of the KL rises from 0 to 1.
+        num_particles: draws of the gates a step.
+        antithetic: draw them in pairs (u, 1 − u); ``num_particles`` is then even.
+        accumulate: batches whose gradients make one step.
+        clip_norm: the largest norm of the gradient of the mean loss (of the ELBO divided by the number of data).
+        ema: decay of a moving average of all parameters, which takes their place in validation and at the end.
+        patience: stop after so many epochs without a better validation error.
+        shrink_below: after each epoch, units with P(z ≠ 0) below this are removed for good, see
+            :func:`~l0bayes.inference.shrink`.
+        bf16: run the network in bfloat16 autocast; gates, KLs and parameters stay float32.
+        channels_last: keep images and convolutions in that layout.
+    """
+
+    epochs: int = 100
+    fine_tune: int = 0
+    lr: float = 1e-3
+    gate_lr: float = 1e-2
+    optimizer: OptimizerName = "adam"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Schedule = "constant"
+    kl_warmup: float = 0.0
+    num_particles: int = 1
+    antithetic: bool = False
+    accumulate: int = 1
+    clip_norm: float | None = None
+    ema: float | None = None
+    patience: int | None = None
+    shrink_below: float | None = None
+    bf16: bool = False
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        for name, (must, check) in _NUMBERS.items():
+            value = getattr(self, name)
+            if value is None and "none" in must:
+                continue
+            if not isinstance(value, int | float) or not math.isfinite(value) or not check(value):
+                raise ValueError(f"{name} must be {must}; got {value!r}")
+        for name, least in _COUNTS.items():
+            value = getattr(self, name)
+            if (value is None and name == "patience") or (isinstance(value, int) and value >= least):
+                continue
+            raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
+        for name, kind in (("optimizer", OptimizerName), ("schedule", Schedule)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {getattr(self, name)!r}")
+        if self.antithetic and self.num_particles % 2:
+            raise ValueError(f"num_particles must be even with antithetic=True; got {self.num_particles}")
+
+    def changed(self, **options: Any) -> Self:
+        """The same options with others in their place.
+
+        Raises:
+            TypeError: if there is no such option.
+            ValueError: if a value is out of range.
+        """
+        known = [field.name for field in fields(self)]
+        if unknown := sorted(set(options) - set(known)):
+            raise TypeError(f"fit has no option {unknown[0]!r}; its options are {', '.join(known)}")
+        return replace(self, **options)
+
+    def lr_factor(self, epoch: int) -> float:
+        """What the schedule makes of ``lr`` in an epoch, counted from 0 and over fine-tuning too."""
+        done = epoch / (self.epochs + self.fine_tune)
+        if self.schedule == "cosine":
+            return max(0.5 * (1 + math.cos(math.pi * done)), 1e-3)
+        if self.schedule == "steps":
+            return float(0.2 ** sum(done >= share for share in (0.3, 0.6, 0.8)))
+        return 1.0

@@ -1,0 +1,27 @@
+"""Model and guide with gates that are decided."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+
+class FixedGates(Messenger):
+    """Gives gate sites their values and hides them, so that what runs inside has no such sites any more.
+
+    For model and guide alike: what is left of the ELBO is that of the network with these gates.
+
+    Args:
+        gates: site name to values.
+    """
+
+    def __init__(self, gates: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._gates = dict(gates)
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self._gates:
+            msg["value"] = self._gates[msg["name"]]
+            msg["done"] = True
+            msg["stop"] = True

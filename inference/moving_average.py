@@ -1,0 +1,59 @@
+"""A moving average of the weights, which often does better than the last step's."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class MovingAverage:
+    """An exponential moving average of every parameter but the gates', kept in the optimizer's state.
+
+    There it is saved, resumed and shrunk with the other moments of each parameter. Early on the average is over the
+    steps there were: the decay of step t is at most (1 + t) / (10 + t).
+
+    Args:
+        optimizer: over the parameters.
+        decay: of the average, in (0, 1).
+    """
+
+    _KEY = "moving_average"
+
+    def __init__(self, optimizer: torch.optim.Optimizer, decay: float) -> None:
+        self._optimizer = optimizer
+        self._decay = decay
+
+    def _parameters(self) -> list[Tensor]:
+        groups = (group for group in self._optimizer.param_groups if group.get("name") != "gates")
+        return [parameter for group in groups for parameter in group["params"]]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes in the parameters as they are after a step."""
+        for parameter in self._parameters():
+            state = self._optimizer.state[parameter]
+            if self._KEY not in state:
+                state[self._KEY], state[f"{self._KEY}_steps"] = parameter.detach().clone(), 0
+            steps = state[f"{self._KEY}_steps"] = state[f"{self._KEY}_steps"] + 1
+            decay = min(self._decay, (1 + steps) / (10 + steps))
+            state[self._KEY].lerp_(parameter, 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchanges the parameters and their averages."""
+        for parameter in self._parameters():
+            average = self._optimizer.state[parameter].get(self._KEY)
+            if average is not None:
+                now = parameter.detach().clone()
+                parameter.copy_(average)
+                average.copy_(now)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within it, the averages take the place of the parameters."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()

@@ -1,0 +1,275 @@
+"""One training run, epoch by epoch: its state, its steps, and how it goes on after an interruption."""
+
+import itertools
+import math
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from l0bayes.errors import DataError, DivergenceError
+from l0bayes.inference.checkpoint import (
+    Progress,
+    load_checkpoint,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+)
+from l0bayes.inference.fit_doors import check_batch
+from l0bayes.inference.fit_options import FitOptions
+from l0bayes.inference.interrupt import Interruption
+from l0bayes.inference.moving_average import MovingAverage
+from l0bayes.inference.objective import Objective
+from l0bayes.inference.shrink import shrink, shrink_to
+from l0bayes.inference.target import Budget
+from l0bayes.sparsify import find_sparse
+
+Batch = tuple[Any, ...]
+Batches = Iterable[Batch]
+
+_CLOSED = 0.05  # P(z ≠ 0) from which a gate hardly finds back
+
+
+class Run:
+    """The state of one run.
+
+    Args:
+        objective: the loss of a batch.
+        optimizer: over all parameters.
+        options: how to train.
+        checkpoint: where to write checkpoints, if anywhere.
+        interruption: whether Ctrl-C was pressed.
+        budgets: the targets, followed.
+        num_data: size of the training set, 1 if nobody knows.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        options: FitOptions,
+        *,
+        checkpoint: Path | None,
+        interruption: Interruption,
+        budgets: Sequence[Budget] = (),
+        num_data: int = 1,
+    ) -> None:
+        self._objective = objective
+        self._optimizer = optimizer
+        self._options = options
+        self._interruption = interruption
+        self.budgets = tuple(budgets)
+        self.model: Any = objective.model
+        self.guide: Any = objective.guide
+        self._num_data = num_data
+        self._modules: dict[str, nn.Module] = {"model": self.model, "guide": self.guide}
+        self._checked = False
+        self._steps = 0  # an epoch, as far as the loader knows
+        self._rates = [group["lr"] for group in optimizer.param_groups]
+        self.average = None if options.ema is None else MovingAverage(optimizer, options.ema)
+        self.checkpoint = checkpoint
+        self.progress = Progress()
+
+    # -- going on -----------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Goes on from the checkpoint, if there is one."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return
+        self.progress = load_checkpoint(self.checkpoint, self._modules, self._optimizer, self._as_it_was)
+        for budget, multiplier in zip(self.budgets, self.progress.multipliers, strict=True):
+            budget.multiplier = multiplier
+            budget.measure()
+
+    def _as_it_was(self, progress: Progress) -> None:
+        if progress.units:
+            shrink_to(self.model, self.guide, self._optimizer, progress.units)
+        if len(progress.multipliers) != len(self.budgets):
+            raise ValueError(
+                f"it was written with {len(progress.multipliers)} targets, now there are {len(self.budgets)}"
+            )
+        self._set_rates(progress.epoch if progress.step else max(0, progress.epoch - 1))
+
+    def save(self) -> None:
+        """Writes the checkpoint."""
+        if self.checkpoint is not None:
+            self.progress.multipliers = [budget.multiplier for budget in self.budgets]
+            save_checkpoint(self.checkpoint, self._modules, self._optimizer, self.progress)
+
+    # -- an epoch -----------------------------------------------------------------------------------------------
+
+    @property
+    def fine_tuning(self) -> bool:
+        """Whether the gates are fixed by now."""
+        return self.progress.epoch >= self._options.epochs
+
+    def _set_rates(self, epoch: int) -> None:
+        factor = self._options.lr_factor(epoch)
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            if self._options.schedule != "constant" and group.get("name") != "gates":
+                group["lr"] = rate * factor
+
+    def train_epoch(self, loader: Batches) -> dict[str, float]:
+        """Trains for one epoch, or for the rest of the one that was interrupted.
+
+        Returns:
+            Means over the epoch.
+
+        Raises:
+            DataError: if the loader is empty.
+            DivergenceError: if the loss is not finite.
+            KeyboardInterrupt: on Ctrl-C.
+        """
+        done = self.progress
+        self._objective.train()
+        self._set_rates(done.epoch)
+        self._objective.fixed_gates = self.guide.point() if self.fine_tuning else None
+        self._steps = math.ceil(len(loader) / self._options.accumulate) if hasattr(loader, "__len__") else 0
+        for budget in self.budgets:
+            budget.aim(self._done)
+        start = time.perf_counter() - done.sums.get("seconds", 0.0)
+        for batches in _grouped(self._batches(loader), self._options.accumulate):
+            if not self._checked:
+                check_batch(self._objective, batches[0])
+                self._checked = True
+            self._objective.kl_weight = self._kl_weight()
+            loss = self._step(batches)
+            done.step += 1
+            done.sums["rows"] = done.sums.get("rows", 0.0) + sum(len(batch[0]) for batch in batches)
+            done.sums["elbo"] = done.sums.get("elbo", 0.0) - loss
+            done.sums["seconds"] = time.perf_counter() - start
+            if self._interruption.requested:
+                self._stop()
+        if done.step == 0:
+            raise DataError(f"train_loader is empty: it gave no batch in epoch {done.epoch + 1}")
+        self._check_num_data(int(done.sums["rows"]))
+        return {
+            "elbo": done.sums["elbo"] / done.step,
+            "seconds": done.sums["seconds"],
+            "steps": float(done.step),
+        }
+
+    @property
+    def _done(self) -> float:
+        """Share of the epochs with drawn gates that is done."""
+        return (self.progress.epoch + self.progress.step / self._steps) / self._options.epochs
+
+    def _kl_weight(self) -> float:
+        warmup = self._options.kl_warmup
+        if self.progress.epoch >= warmup:
+            return 1.0
+        return min(1.0, (self.progress.epoch + (self.progress.step + 1) / self._steps) / warmup)
+
+    def _check_num_data(self, rows: int) -> None:
+        """A wrong N would silently change what a code cost means; a dropped last batch does not matter."""
+        num_data = getattr(self.model, "num_data", rows)
+        if self.progress.epoch == 0 and not 0.1 * num_data <= rows <= num_data:
+            warnings.warn(f"model.num_data is {num_data}, and train_loader gave {rows} rows in an epoch", stacklevel=3)
+
+    def _batches(self, loader: Batches) -> Iterator[Batch]:
+        """The batches of the epoch that are still to do, in the order they would have had."""
+        done = self.progress
+        if done.step == 0:
+            done.epoch_random = random_state()
+            return iter(loader)
+        now = random_state()
+        set_random_state(done.epoch_random)
+        rest = itertools.islice(iter(loader), done.step * self._options.accumulate, None)
+        first = next(rest, None)  # the order of data is drawn here
+        set_random_state(now)
+        return iter(()) if first is None else itertools.chain([first], rest)
+
+    # -- a step -------------------------------------------------------------------------------------------------
+
+    def _step(self, batches: Sequence[Batch]) -> float:
+        self._optimizer.zero_grad()
+        total = 0.0
+        for batch in batches:
+            loss = self._objective(*self._laid_out(batch)) / len(batches)
+            total += loss.item()
+            self._check_finite(total)
+            if not self.fine_tuning:
+                for budget in self.budgets:
+                    loss = loss + budget.penalty() / len(batches)
+            loss.backward()
+        if (norm := self._options.clip_norm) is not None:
+            nn.utils.clip_grad_norm_(self._objective.parameters(), norm * self._num_data)
+        self._optimizer.step()
+        if self.average is not None:
+            self.average.update()
+        if not self.fine_tuning:
+            for budget in self.budgets:
+                budget.update(self._done)
+        return total
+
+    def _laid_out(self, batch: Batch) -> Batch:
+        if not self._options.channels_last:
+            return batch
+        return tuple(
+            value.to(memory_format=torch.channels_last) if isinstance(value, Tensor) and value.dim() == 4 else value  # noqa: PLR2004
+            for value in batch
+        )
+
+    def _check_finite(self, value: float) -> None:
+        if not math.isfinite(value):
+            where = f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}"
+            raise DivergenceError(f"the loss became {value} in {where}.{self._kept()} Lower lr or gate_lr")
+
+    def _kept(self) -> str:
+        saved = self.checkpoint is not None and self.checkpoint.exists()
+        return f" The last good state is in {self.checkpoint}." if saved else ""
+
+    # -- between epochs -----------------------------------------------------------------------------------------
+
+    def check_alive(self) -> None:
+        """Raises before the checkpoint is written if no gate is open any more.
+
+        Raises:
+            DivergenceError: if every gate is closed in nearly every draw.
+        """
+        gates: dict[str, Any] = getattr(self.guide, "gates", dict)()
+        probable = max((float(gate.prob_nonzero.detach().max()) for gate in gates.values()), default=1.0)
+        if probable < _CLOSED:
+            raise DivergenceError(
+                f"all {sum(gate.batch_shape.numel() for gate in gates.values())} gates closed by epoch "
+                f"{self.progress.epoch + 1} (the most probable has P(z ≠ 0) = {probable:.2g}); nothing can be learned "
+                f"any more.{self._kept()} Lower code_cost or gate_lr, start more open, or set kl_warmup"
+            )
+
+    def shrink(self, closed_below: float) -> None:
+        """Removes units that are closed for good."""
+        shrink(self.model, self.guide, self._optimizer, closed_below=closed_below)
+        self.progress.units = {name: units.tolist() for name, units in find_sparse(self.model).units.items()}
+
+    def finish_epoch(self, row: dict[str, float]) -> None:
+        """Notes what was measured, and writes the checkpoint.
+
+        Raises:
+            KeyboardInterrupt: if Ctrl-C was pressed meanwhile.
+        """
+        done = self.progress
+        done.epoch += 1
+        done.step, done.sums = 0, {}
+        done.history.append({"epoch": float(done.epoch), **row})
+        done.epoch_random = random_state()
+        self.save()
+        if self._interruption.requested:
+            self._stop()
+
+    def _stop(self) -> None:
+        self.save()
+        where = (
+            "no checkpoint was asked for; model and guide keep what they learned"
+            if self.checkpoint is None
+            else f"everything is in {self.checkpoint}; the same call with it goes on from there"
+        )
+        raise KeyboardInterrupt(f"stopped after {self.progress.epoch} epochs and {self.progress.step} steps: {where}")
+
+
+def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    while group := list(itertools.islice(batches, size)):
+        yield group
