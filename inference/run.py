@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,8 @@ class Run:
         self._objective.train()
         self._set_rates(done.epoch)
         self._objective.fixed_gates = self.guide.point() if self.fine_tuning else None
-        self._steps = math.ceil(len(loader) / self._options.accumulate) if hasattr(loader, "__len__") else 0
+        number = len(loader) if isinstance(loader, Sized) else 0
+        self._steps = math.ceil(number / self._options.accumulate)
         for budget in self.budgets:
             budget.aim(self._done)
         start = time.perf_counter() - done.sums.get("seconds", 0.0)

@@ -31,6 +31,7 @@ TargetOf = Literal["parameters", "macs", "latency"]
 
 TOLERANCE = 0.05  # a share this far from its target, relatively, is said to have missed it
 _BAND = TOLERANCE / 2
+_FAR = 0.2  # excess from which the multiplier rises at its full rate
 _DESCENT = 0.5  # share of the run after which the network should have its final size
 
 
@@ -168,7 +169,7 @@ class Budget:
             The excess over that size, relatively.
         """
         goal = self.target.share ** min(1.0, done / _DESCENT)
-        excess = (self.reached() - goal) / goal
+        excess: float = (self.reached() - goal) / goal
         self._pressure = min(1.0, max(0.0, 0.5 + 0.5 * excess / _BAND))
         return excess
 
@@ -176,6 +177,6 @@ class Budget:
         """Moves the multiplier after a step; ``done`` as for :meth:`aim`."""
         excess = self.aim(done)
         if excess > _BAND:
-            self.multiplier += self._step * min(excess, 1.0)
+            self.multiplier += self._step * min(excess / _FAR, 1.0)
         elif excess < -_BAND:
             self.multiplier *= self._release

@@ -36,7 +36,7 @@ CostName = Literal["parameters", "macs", "paper"]
 # Options that a resumed run may have otherwise.
 _MAY_CHANGE = {"data_dir", "download", "out", "epochs", "device", "progress"}
 _CODE_COST = 0.03  # chosen on the validation part of the digits
-_PAPER_GATES = {"mlp": "input", "lenet5": {"conv*": "unit", "fc*": "input"}}
+_PAPER_GATES: dict[str, Any] = {"mlp": "input", "lenet5": {"conv*": "unit", "fc*": "input"}}
 
 
 @dataclass(frozen=True)

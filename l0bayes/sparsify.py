@@ -71,8 +71,8 @@ def sparsify(
         raise ValueError(
             f"slab_scale must be finite and > 0, with cost='parameters' or 'macs'; got {slab_scale} with cost={cost!r}"
         )
-    code_cost, gates = named_costs(code_cost, gates, cost, num_data)
-    default = GateOptions("unit", code_cost, inclusion, init_open, min_units).checked("every layer")
+    price, gates = named_costs(code_cost, gates, cost, num_data)
+    default = GateOptions("unit", price, inclusion, init_open, min_units).checked("every layer")
     inputs = as_arguments(example_input)
     _check_example(inputs)
     with torch.autocast("cpu", enabled=False):  # copies of the weights would hide what becomes of them
