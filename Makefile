@@ -34,6 +34,10 @@ benchmarks: .venv/ready  ## measure again what README reports
 	$(BIN)/python benchmarks/draws.py
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/forward.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/zoo.py
 
 clean:
 	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,5 @@
 """Mini-batches of data that live in memory."""
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -21,26 +20,39 @@ class TensorBatches:
         y: targets, of shape ``(rows, …)``.
         batch_size: rows a batch, at least 1; the last batch may be smaller.
         shuffle: whether every epoch has an order of its own.
+        shard: number of this process and how many there are; each gets an equal part of every batch, if all draw the
+            same order. What the last batch of an epoch has too much to be shared equally is left out.
 
     Raises:
         DataError: if the data are empty, not finite, or of different lengths.
-        ValueError: if ``batch_size`` is not positive.
+        ValueError: if ``batch_size`` is not positive, or cannot be shared equally.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, batch_size: int, *, shuffle: bool = False) -> None:
+    def __init__(
+        self, x: Tensor, y: Tensor, batch_size: int, *, shuffle: bool = False, shard: tuple[int, int] = (0, 1)
+    ) -> None:
         check_inputs(x)
         if len(x) != len(y):
             raise DataError(f"x and y must have as many rows; got {len(x)} and {len(y)}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+        rank, size = shard
+        if not 0 <= rank < size or batch_size % size:
+            raise ValueError(f"batch_size={batch_size} must be a multiple of the {size} processes of shard={shard}")
+        self.shard = shard
         self.x, self.y = x, y
         self.batch_size = batch_size
         self.shuffle = shuffle
 
     def __len__(self) -> int:
-        return math.ceil(len(self.x) / self.batch_size)
+        last = len(self.x) % self.batch_size // self.shard[1]
+        return len(self.x) // self.batch_size + (last > 0)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.x)) if self.shuffle else torch.arange(len(self.x))
-        for index in order.to(self.x.device).split(self.batch_size):
-            yield self.x[index], self.y[index]
+        rank, size = self.shard
+        for batch in order.to(self.x.device).split(self.batch_size):
+            rows = len(batch) // size
+            if rows:
+                index = batch[rank * rows : (rank + 1) * rows]
+                yield self.x[index], self.y[index]

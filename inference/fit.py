@@ -134,7 +134,9 @@ def _train(
     run: Run, loader: Batches, validation_loader: Batches | None, options: FitOptions, *, progress: bool
 ) -> None:
     epochs = options.epochs + options.fine_tune
-    with tqdm(total=epochs, initial=run.progress.epoch, unit="epoch", disable=not progress) as bar:
+    with tqdm(
+        total=epochs, initial=run.progress.epoch, unit="epoch", disable=not (progress and run.processes.first)
+    ) as bar:
         while run.progress.epoch < epochs and not _no_better(run.progress.history, options.patience):
             row = run.train_epoch(loader)
             run.check_alive()

@@ -41,6 +41,8 @@ class FitOptions:
         clip_norm: the largest norm of the gradient of the mean loss (of the ELBO divided by the number of data).
         ema: decay of a moving average of all parameters, which takes their place in validation and at the end.
         patience: stop after so many epochs without a better validation error.
+        draws_apart: with several processes, whether each draws gates of its own, which averages over more of them, or
+            all the same, as one process on the joint batch would.
         shrink_below: after each epoch, units with P(z ≠ 0) below this are removed for good, see
             :func:`~l0bayes.inference.shrink`.
         bf16: run the network in bfloat16 autocast; gates, KLs and parameters stay float32.
@@ -62,6 +64,7 @@ class FitOptions:
     clip_norm: float | None = None
     ema: float | None = None
     patience: int | None = None
+    draws_apart: bool = False
     shrink_below: float | None = None
     bf16: bool = False
     channels_last: bool = False

@@ -23,6 +23,8 @@ class Objective(nn.Module):
     Attributes:
         kl_weight: what the KL is multiplied by.
         fixed_gates: gate values that take the place of draws, by site name.
+        penalties: what is added to the loss, each from a call.
+        negative_elbo: of the last batch, without penalties.
     """
 
     def __init__(self, elbo: ELBO, model: nn.Module, guide: nn.Module, *, bf16: bool = False) -> None:
@@ -33,9 +35,11 @@ class Objective(nn.Module):
         self.bf16 = bf16
         self.kl_weight = 1.0
         self.fixed_gates: dict[str, Tensor] | None = None
+        self.penalties: tuple[Any, ...] = ()
+        self.negative_elbo = float("nan")
 
     def forward(self, *batch: Any) -> Tensor:
-        """The loss, a scalar; its gradient is the one to train with."""
+        """The loss with its penalties, a scalar; its gradient is the one to train with."""
         model: Any = self.model
         guide: Any = self.guide
         if self.fixed_gates is not None:
@@ -47,4 +51,5 @@ class Objective(nn.Module):
                 device = next(self.parameters()).device.type
                 stack.enter_context(torch.autocast(device, torch.bfloat16))
             loss: Tensor = self.elbo.differentiable_loss(model, guide, *batch)
-        return loss
+        self.negative_elbo = loss.item()
+        return loss + sum(penalty() for penalty in self.penalties) if self.penalties else loss

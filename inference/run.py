@@ -24,6 +24,7 @@ from l0bayes.inference.fit_options import FitOptions
 from l0bayes.inference.interrupt import Interruption
 from l0bayes.inference.moving_average import MovingAverage
 from l0bayes.inference.objective import Objective
+from l0bayes.inference.processes import Processes
 from l0bayes.inference.shrink import shrink, shrink_to
 from l0bayes.inference.target import Budget
 from l0bayes.sparsify import find_sparse
@@ -59,6 +60,8 @@ class Run:
         num_data: int = 1,
     ) -> None:
         self._objective = objective
+        self.processes = Processes()
+        self._parallel = self.processes.wrap(objective)
         self._optimizer = optimizer
         self._options = options
         self._interruption = interruption
@@ -88,6 +91,7 @@ class Run:
     def _as_it_was(self, progress: Progress) -> None:
         if progress.units:
             shrink_to(self.model, self.guide, self._optimizer, progress.units)
+            self._parallel = self.processes.wrap(self._objective)
         if len(progress.multipliers) != len(self.budgets):
             raise ValueError(
                 f"it was written with {len(progress.multipliers)} targets, now there are {len(self.budgets)}"
@@ -95,8 +99,8 @@ class Run:
         self._set_rates(progress.epoch if progress.step else max(0, progress.epoch - 1))
 
     def save(self) -> None:
-        """Writes the checkpoint."""
-        if self.checkpoint is not None:
+        """Writes the checkpoint, once for all processes."""
+        if self.checkpoint is not None and self.processes.first:
             self.progress.multipliers = [budget.multiplier for budget in self.budgets]
             save_checkpoint(self.checkpoint, self._modules, self._optimizer, self.progress)
 
@@ -128,6 +132,7 @@ class Run:
         self._objective.train()
         self._set_rates(done.epoch)
         self._objective.fixed_gates = self.guide.point() if self.fine_tuning else None
+        self._objective.penalties = () if self.fine_tuning else tuple(budget.penalty for budget in self.budgets)
         number = len(loader) if isinstance(loader, Sized) else 0
         self._steps = math.ceil(number / self._options.accumulate)
         for budget in self.budgets:
@@ -140,7 +145,8 @@ class Run:
             self._objective.kl_weight = self._kl_weight()
             loss = self._step(batches)
             done.step += 1
-            done.sums["rows"] = done.sums.get("rows", 0.0) + sum(len(batch[0]) for batch in batches)
+            rows = sum(len(batch[0]) for batch in batches) * self.processes.size
+            done.sums["rows"] = done.sums.get("rows", 0.0) + rows
             done.sums["elbo"] = done.sums.get("elbo", 0.0) - loss
             done.sums["seconds"] = time.perf_counter() - start
             if self._interruption.requested:
@@ -190,13 +196,13 @@ class Run:
         self._optimizer.zero_grad()
         total = 0.0
         for batch in batches:
-            loss = self._objective(*self._laid_out(batch)) / len(batches)
-            total += loss.item()
-            self._check_finite(total)
-            if not self.fine_tuning:
-                for budget in self.budgets:
-                    loss = loss + budget.penalty() / len(batches)
+            with self.processes.own_draws(apart=self._options.draws_apart):
+                loss = self._parallel(*self._laid_out(batch)) / len(batches)
+            total += self._objective.negative_elbo / len(batches)
             loss.backward()
+        total, interrupted = self.processes.mean(total, float(self._interruption.requested))
+        self._interruption.requested = interrupted > 0
+        self._check_finite(total)
         if (norm := self._options.clip_norm) is not None:
             nn.utils.clip_grad_norm_(self._objective.parameters(), norm * self._num_data)
         self._optimizer.step()
@@ -243,7 +249,8 @@ class Run:
 
     def shrink(self, closed_below: float) -> None:
         """Removes units that are closed for good."""
-        shrink(self.model, self.guide, self._optimizer, closed_below=closed_below)
+        if shrink(self.model, self.guide, self._optimizer, closed_below=closed_below):
+            self._parallel = self.processes.wrap(self._objective)
         self.progress.units = {name: units.tolist() for name, units in find_sparse(self.model).units.items()}
 
     def finish_epoch(self, row: dict[str, float]) -> None:

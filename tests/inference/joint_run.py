@@ -1,0 +1,44 @@
+"""What each process of test_processes.py runs: ``python joint_run.py OUT DTYPE APART [KILL_AT]``."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from toy_problem import Surprise, blobs, pair
+
+from l0bayes.inference import TensorBatches, fit
+from l0bayes.inference.files import write_tensors
+from l0bayes.inference.processes import Processes, join_processes
+
+EPOCHS = 6
+
+
+def train(out, apart=False, kill_at=None, epochs=EPOCHS):
+    torch.set_default_dtype(torch.float64)
+    join_processes()
+    processes = Processes()
+    model, guide = pair()
+    x, y = blobs()
+    loader = TensorBatches(x.double(), y, 20, shuffle=True, shard=(processes.rank, processes.size))
+    if kill_at is not None and processes.rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        loader = Surprise(loader, kill_at, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    result = fit(
+        model,
+        guide,
+        loader,
+        epochs=epochs,
+        checkpoint=Path(out) / "run.checkpoint",
+        draws_apart=apart,
+        num_particles=2 if apart else 1,
+        progress=False,
+    )
+    states = {**model.state_dict(prefix="model."), **guide.state_dict(prefix="guide.")}
+    write_tensors(
+        Path(out) / f"end{processes.rank}", states, {"kind": "end", "history": result.history.to_dict("list")}
+    )
+
+
+if __name__ == "__main__":
+    train(sys.argv[1], sys.argv[2] == "apart", int(sys.argv[3]) if len(sys.argv) > 3 else None)
