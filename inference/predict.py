@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from l0bayes.checks import check_inputs
+from l0bayes.errors import DataError
 from l0bayes.evaluating import evaluating
 from l0bayes.sparsify import find_sparse
 
@@ -16,7 +17,7 @@ Gates = Literal["point", "sample"]
 def predict(
     model: nn.Module,
     guide: Any,
-    x: Tensor,
+    x: Tensor | tuple[Tensor, ...],
     gates: Gates = "point",
     *,
     num_samples: int = 32,
@@ -28,7 +29,7 @@ def predict(
     Args:
         model: a sparse module, or a model around one.
         guide: its guide.
-        x: inputs of shape ``(batch, …)``.
+        x: inputs of shape ``(batch, …)``; a tuple for a network of several.
         gates: ``"point"`` runs the test-time gates once, ``"sample"`` draws the gates ``num_samples`` times.
         num_samples: posterior draws, at least 1; from torch's global random state.
         rule: how a test-time gate is chosen, see :meth:`~l0bayes.HardConcrete.point`.
@@ -40,17 +41,25 @@ def predict(
 
     Raises:
         ValueError: if ``gates``, ``num_samples``, ``batch_size`` or ``rule`` is out of range.
-        DataError: if ``x`` is empty or not finite.
+        DataError: if ``x`` is empty or not finite, or the network returns something else than one tensor.
     """
     if gates not in get_args(Gates):
         raise ValueError(f"gates must be one of {', '.join(get_args(Gates))}; got {gates!r}")
     if num_samples < 1 or batch_size < 1:
         raise ValueError(f"num_samples and batch_size must be at least 1; got {num_samples} and {batch_size}")
-    check_inputs(x)
+    inputs = x if isinstance(x, tuple) else (x,)
+    for value in inputs:
+        check_inputs(value)
     sparse = find_sparse(model)
 
     def outputs(values: Mapping[str, Tensor]) -> Tensor:
-        return torch.cat([sparse.run(values, part) for part in x.split(batch_size)])
+        parts = [sparse.run(values, *part) for part in zip(*(v.split(batch_size) for v in inputs), strict=True)]
+        if not isinstance(parts[0], Tensor):
+            raise DataError(
+                f"the network returns a {type(parts[0]).__name__}; predict gives one tensor. Use "
+                "find_sparse(model).run(guide.point(), x)"
+            )
+        return torch.cat(parts)
 
     with evaluating(sparse):
         if gates == "point":

@@ -1,12 +1,13 @@
 """Physically removes units whose gates are closed for good, in the middle of a run."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
-from l0bayes.shrunken import Replaced, narrow, remove_units
+from l0bayes.shrunken import Cuts, Replaced, narrow, remove_units
 from l0bayes.sparsify import find_sparse
 
 
@@ -36,8 +37,14 @@ def shrink(
         Group name to the number of units removed; empty if none were.
 
     Raises:
+        TypeError: if the optimizer is none of torch's.
         ValueError: if ``closed_below`` is out of range.
     """
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            f"optimizer must be a torch.optim.Optimizer; got {type(optimizer).__name__}. Leave Pyro's out: "
+            "SVI picks up the new parameters, without the moments of the old ones"
+        )
     if not 0 <= closed_below < 1:
         raise ValueError(f"closed_below must be in [0, 1); got {closed_below}. It is compared with P(z ≠ 0)")
     sparse = find_sparse(model)
@@ -102,7 +109,11 @@ def _replace(optimizer: torch.optim.Optimizer, replaced: Replaced) -> None:
         group["params"] = [new_of.get(id(parameter), parameter) for parameter in group["params"]]
     for old, new, cuts in replaced:
         if old in optimizer.state:
-            optimizer.state[new] = {
-                key: narrow(value, cuts) if isinstance(value, Tensor) and value.shape == old.shape else value
-                for key, value in optimizer.state.pop(old).items()
-            }
+            optimizer.state[new] = {key: _part(value, old, cuts) for key, value in optimizer.state.pop(old).items()}
+
+
+def _part(value: Any, old: Tensor, cuts: Cuts) -> Any:
+    """What is left of a moment, along the dimensions it has in full; factored ones have others summed out."""
+    if not isinstance(value, Tensor) or value.dim() != old.dim():
+        return value
+    return narrow(value, tuple((dim, keep) for dim, keep in cuts if value.shape[dim] == old.shape[dim]))

@@ -3,18 +3,20 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pyro
 import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
-from l0bayes.compacted import resize
+from l0bayes.compacted import resize, tie
 from l0bayes.errors import FileFormatError
 from l0bayes.inference.files import read_tensors, write_bytes, write_tensors
 from l0bayes.select_inputs import SelectInputs
+from l0bayes.sparse_module import SparseModule
 from l0bayes.structure import join_name
+from l0bayes.structure.names import named_twice
 
 _GIVEN = "given_features"
 
@@ -23,6 +25,12 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 def _kind(module: nn.Module) -> str:
     return "guide" if isinstance(module, AutoGuide) else "network"
+
+
+def _class(module: nn.Module) -> str:
+    """The class of the network that a user makes anew: one that was made to select its inputs was a plain layer."""
+    kind = type(module)
+    return (kind.__bases__[1] if isinstance(module, SelectInputs) else kind).__qualname__
 
 
 def save(module: nn.Module, path: str | Path, provenance: Mapping[str, Any] | None = None) -> Path:
@@ -38,18 +46,21 @@ def save(module: nn.Module, path: str | Path, provenance: Mapping[str, Any] | No
         The path.
 
     Raises:
-        ValueError: if the path ends in ``.json``, which is where the facts go.
+        ValueError: if the path ends in ``.json``, which is where the facts go, or a part of the state is no tensor.
     """
     path = Path(path)
     if path.suffix == ".json":
         raise ValueError(f"path: the facts go to {path}; name the network's own file *.safetensors")
     state = module.state_dict()
+    if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise ValueError(f"module: its state {others[0]!r} is no tensor; safetensors holds tensors only")
     for name, layer in module.named_modules():
         if isinstance(layer, SelectInputs):
             state[join_name(name, _GIVEN)] = torch.tensor(layer.given_features)
     facts = {
         "kind": _kind(module),
-        "class": type(module).__qualname__,
+        "class": _class(module),
+        "tied": sorted(set(named_twice(module).values())),
         "shapes": {name: list(tensor.shape) for name, tensor in state.items()},
         "versions": {"torch": torch.__version__, "pyro": pyro.__version__},
         "provenance": dict(provenance or {}),
@@ -76,18 +87,21 @@ def load(path: str | Path, module: _Module) -> _Module:
         FileFormatError: if the file is damaged or does not belong to such a module.
     """
     tensors, facts = read_tensors(path, _kind(module))
-    if facts.get("class") != type(module).__qualname__:
-        raise FileFormatError(
-            f"module: {path} holds a {facts.get('class')}, and a {type(module).__qualname__} was given"
-        )
+    if facts.get("class") != _class(module):
+        raise FileFormatError(f"module: {path} holds a {facts.get('class')}, and a {_class(module)} was given")
     if facts.get("shapes") != {name: list(tensor.shape) for name, tensor in tensors.items()}:
         raise FileFormatError(f"path: {path} is damaged: its tensors are not those its header lists")
     given = {name: tensors.pop(name) for name in list(tensors) if name.rpartition(".")[2] == _GIVEN}
     if isinstance(module, AutoGuide):
         _load_state(path, module, tensors)
         return module
+    if any(isinstance(part, SparseModule) for part in module.modules()):  # its gates have a size too
+        _load_state(path, module, tensors)
+        return module.eval()
     try:
-        resize(module, {name: tensor.shape for name, tensor in tensors.items()})
+        module = cast("_Module", resize(module, {name: tensor.shape for name, tensor in tensors.items()}))
+        for names in facts.get("tied", ()):
+            tie(module, names)
         for name, number in given.items():
             setattr(module.get_submodule(name.rpartition(".")[0]), _GIVEN, int(number))
     except (AttributeError, ValueError) as error:

@@ -11,7 +11,6 @@ to the target over the first half of a run: gates take hundreds of steps to clos
 be on their way down when the target is met.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -21,6 +20,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from l0bayes.copying import copied
 from l0bayes.inference.processes import Processes
 from l0bayes.inference.timing import interleaved
 from l0bayes.live_cost import Amount, LiveCost
@@ -112,7 +112,7 @@ class Budget:
         self._release = 0.5 ** (1 / max(1.0, self._HALF_LIFE * updates))
         self._latency = 1.0
         # A copy, for the network may shrink.
-        self._full = copy.deepcopy(self._sparse.child("net")).eval() if target.of == "latency" else None
+        self._full = copied(self._sparse.child("net")).eval() if target.of == "latency" else None
         self._refuse_impossible()
 
     @property

@@ -1,13 +1,14 @@
 """The finished network: the selected subnetwork as a plain module of the user's own class."""
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from l0bayes.copying import copied
 from l0bayes.select_inputs import can_select, selecting
 from l0bayes.structure import GateGroup, join_name
+from l0bayes.structure.names import named_twice
 from l0bayes.subnetwork import Selector, laid_out_as, tensor_of
 from l0bayes.widths import attributes
 
@@ -32,12 +33,23 @@ def compact_network(
     selection = Selector(net, groups, whole=frozenset(whole), round_to=round_to)(net, gates)
     tensors = dict(selection.tensors)
     tensors |= {join_name(layer, "index"): keep for layer, (keep, _) in selection.features.items()}
-    small = resize(copy.deepcopy(net), {name: tensor.shape for name, tensor in tensors.items()})
+    small = resize(copied(net), {name: tensor.shape for name, tensor in tensors.items()})
     for layer, (_, given) in selection.features.items():
         small.get_submodule(layer).given_features = given  # type: ignore[assignment]
     for name, tensor in tensors.items():
         tensor_of(small, name).copy_(tensor)
+    for names in set(named_twice(net).values()):
+        values = [tensor_of(small, name) for name in names]
+        if all(torch.equal(value, values[0]) for value in values):  # gates may have left them different
+            tie(small, names)
     return small
+
+
+def tie(net: nn.Module, names: Sequence[str]) -> None:
+    """Makes parameters one, the first of them, under all their names."""
+    for name in names[1:]:
+        owner, _, attribute = name.rpartition(".")
+        setattr(net.get_submodule(owner), attribute, net.get_parameter(names[0]))
 
 
 def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> nn.Module:
@@ -81,6 +93,8 @@ def _reshape(owner: nn.Module, attribute: str, shape: torch.Size) -> None:
     # A tensor of its own even where the shape stays: tied ones may differ after selection.
     new = value.clone() if value.shape == shape else value.new_zeros(shape)
     new = laid_out_as(value, new)
+    if value.shape != shape:
+        owner._non_persistent_buffers_set.discard(attribute)  # noqa: SLF001 (a fresh network has it at full size)
     setattr(owner, attribute, new if old is None else nn.Parameter(new, requires_grad=old.requires_grad))
 
 

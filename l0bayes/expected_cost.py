@@ -239,13 +239,14 @@ class ExpectedCost:
             Cost by gate, of shape ``(size,)``.
         """
         share = self._for(prob)[1][len(tally.seen)]
-        counts, twice = share.counts, share.twice
-        if share.overlaps:
-            counts = self._with_overlaps(share, tally)
-            twice = 0.5 * ((share.within @ counts) * counts).sum(0)
-        longer = counts @ prob
-        price = torch.addmv(share.linear, share.coupling, tally.lengths) + 0.5 * (share.within @ longer)
-        cost = prob * (price @ counts + share.alone + twice * (1 - prob))
+        with torch.autocast(prob.device.type, enabled=False):  # in bfloat16 a sum of parameters would lose most of them
+            counts, twice = share.counts, share.twice
+            if share.overlaps:
+                counts = self._with_overlaps(share, tally)
+                twice = 0.5 * ((share.within @ counts) * counts).sum(0)
+            longer = counts @ prob
+            price = torch.addmv(share.linear, share.coupling, tally.lengths) + 0.5 * (share.within @ longer)
+            cost = prob * (price @ counts + share.alone + twice * (1 - prob))
         tally.before.append(tally.lengths)
         tally.lengths = tally.lengths.index_add(0, share.axes, longer)
         tally.seen.append(prob)
@@ -267,9 +268,10 @@ class ExpectedCost:
     def price_if_open(self, tally: Tally) -> Tensor:
         """What each of the next group's gates would cost if it and all others of its group were open."""
         share = self._for(tally.lengths)[1][len(tally.seen)]
-        counts = self._with_overlaps(share, tally) if share.overlaps else share.counts
-        price = torch.addmv(share.linear, share.coupling, tally.lengths) + 0.5 * (share.within @ counts.sum(1))
-        return price @ counts + share.alone
+        with torch.autocast(tally.lengths.device.type, enabled=False):
+            counts = self._with_overlaps(share, tally) if share.overlaps else share.counts
+            price = torch.addmv(share.linear, share.coupling, tally.lengths) + 0.5 * (share.within @ counts.sum(1))
+            return price @ counts + share.alone
 
     def total(self, probs: Mapping[str, Tensor]) -> Tensor:
         """The expected cost of everything that gates decide over.

@@ -58,6 +58,7 @@ def remove_units(sparse: SparseModule, stay: Mapping[str, Tensor]) -> tuple[Repl
         path, _, attribute = name.rpartition(".")
         old = tensor_of(net, name)
         new = narrow(old, cuts)
+        net.get_submodule(path)._non_persistent_buffers_set.discard(attribute)  # noqa: SLF001 (as in compacted)
         if isinstance(old, nn.Parameter):
             new = nn.Parameter(new, requires_grad=old.requires_grad)
             replaced.append((old, new, cuts))

@@ -328,12 +328,13 @@ def run_subnetwork(net: nn.Module, selection: Selection, *args: Any, **kwargs: A
 
     Running statistics of normalisations are written back to where they belong.
     """
-    with _narrow_inputs(net, selection.features), _narrow_widths(net, selection.tensors):
-        output = functional_call(net, dict(selection.tensors), args, kwargs, tie_weights=False)
+    tensors = dict(selection.tensors)  # a buffer that the network assigns anew is in it afterwards
+    with _narrow_inputs(net, selection.features), _narrow_widths(net, tensors):
+        output = functional_call(net, tensors, args, kwargs, tie_weights=False)
     for name, (dim, keep) in selection.kept.items():
         if net.get_submodule(name.rpartition(".")[0]).training:
             with torch.no_grad():
-                tensor_of(net, name).data.index_copy_(dim, keep, selection.tensors[name])
+                tensor_of(net, name).data.index_copy_(dim, keep, tensors[name])
     return output
 
 

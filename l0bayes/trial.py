@@ -39,6 +39,7 @@ def leave_out_what_differs(net: nn.Module, structure: Structure, inputs: tuple[A
         StructureError: if no group is left.
     """
     trial = _Trial(net, inputs)
+    trial.refuse_recomputation()
     good: list[GateGroup] = list(structure.groups)
     bad: dict[str, str] = {}
     for check in trial.checks():
@@ -115,7 +116,7 @@ class _NoChance(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if "dropout" in name and args:
             return args[0]
-        if name == "bernoulli_":
+        if name in ("bernoulli_", "normal_", "uniform_"):
             return args[0].fill_(1.0)
         result = func(*args, **kwargs)
         return result.fill_(0.5) if name in ("rand", "randn", "rand_like", "randn_like", "bernoulli") else result
@@ -177,6 +178,26 @@ class _Trial:
             return set(names)
         return self.blind_without(groups, names[::2]) | self.blind_without(groups, names[1::2])
 
+    @torch.enable_grad()
+    def refuse_recomputation(self) -> None:
+        """Raises if modules run again in backward, when the tensors of the subnetwork are no longer in them."""
+        net, again = copy.deepcopy(self._net).train(), list[str]()
+        given = tree_map_only(Tensor, lambda x: x.requires_grad_() * 1 if x.is_floating_point() else x, self._given())
+        try:
+            outputs = tree_leaves(net(*given))
+            for name, module in net.named_modules():
+                module.register_forward_pre_hook(lambda _module, _args, name=name: again.append(name))
+            sums = [y.sum() for y in outputs if isinstance(y, Tensor) and y.requires_grad]
+            if sums:
+                torch.stack([y.double() for y in sums]).sum().backward()
+        except Exception:  # noqa: BLE001 (a network that cannot be trained on this example: nothing to be learned)
+            return
+        if again:
+            raise StructureError(
+                f"net: {again[0]!r} runs again in backward (torch.utils.checkpoint), without the gates by then. Call "
+                "the layers directly; what closed gates leave out needs no memory"
+            )
+
     @torch.no_grad()
     def sees_the_input(self, groups: Sequence[GateGroup], closed: set[str]) -> bool:
         """Whether the output still depends on the input when some groups are closed altogether."""
@@ -222,17 +243,21 @@ class _Trial:
             self.sort(check, groups[:middle], good, bad)
             self.sort(check, groups[middle:], good, bad)
 
+    def _in_mode(self, check: _Check) -> nn.Module:
+        """The network; in training mode a fresh copy, since each run changes what it keeps from batch to batch."""
+        return copy.deepcopy(self._net).train() if check.training else self._net
+
     @torch.no_grad()
     def _difference(self, check: _Check, groups: Sequence[GateGroup]) -> str | None:
         """How the subnetwork differs from the masked network; ``None`` if it does not."""
         device = next(self._net.parameters()).device
         gates = {group.name: check.gates(group.size).to(device) for group in groups}
-        net = copy.deepcopy(self._net).train() if check.training else self._net  # running statistics change
         try:
             with torch.random.fork_rng(devices=()), _NoChance():
+                net = self._in_mode(check)
                 selection = Selector(net, groups)(net, gates)
                 selected = run_subnetwork(net, selection, *self._given())  # first, since it fails early
-                masked = masked_forward(net, groups, gates, *self._given())
+                masked = masked_forward(self._in_mode(check), groups, gates, *self._given())
             for found, wanted in zip(tree_leaves(selected), tree_leaves(masked), strict=True):
                 if isinstance(wanted, Tensor):
                     _compare(found, wanted)

@@ -54,6 +54,7 @@ class Finder:
         self._run(flow, inputs)
         self._flow = flow.labelling
         self._called = flow.called
+        self._refuse_other_ways(flow.sized_by_data)
         read = [torch.zeros(1, dtype=torch.int64), *(axis.labels for axis in self._flow.axes.values())]
         self._classes = self._flow.features.classes(torch.cat(read))
         self._freeze_shared()
@@ -86,6 +87,16 @@ class Finder:
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_attention)
 
+    def _refuse_other_ways(self, sized_by_data: str | None) -> None:
+        """How many rows a mask leaves may decide which layers run: then those that did not are another course."""
+        idle = [name for name, m in self._modules.items() if isinstance(m, _GATED) and name not in self._called]
+        if sized_by_data is not None and idle:
+            raise StructureError(
+                f"net: the shape of what {sized_by_data} computes depends on the values of the data, and {idle[0]!r} "
+                "did not run: which layers run may depend on them too. Pass an example on which all run, or take the "
+                "decision out of the network"
+            )
+
     def _trains(self, flow: Flow, inputs: tuple[Any, ...]) -> None:
         """Training mode may take other ways, such as auxiliary heads; it need not run on the example."""
         try:
@@ -110,6 +121,11 @@ class Finder:
                 self._freeze(
                     self._classes.of(self._flow.elements[name]), f"its weight {name!r} is shared with {others}"
                 )
+
+    def _shared(self, tensor: str) -> str | None:
+        """Why a weight of several names has no gates of its own, if it has several."""
+        others = [repr(name) for name in named_twice(self._net).get(tensor, ()) if name != tensor]
+        return f"its weight {tensor!r} is shared with {', '.join(others)}" if others else None
 
     def _add_elements(self) -> None:
         """Parameters that take part in something else than a product, such as norms, biases and embeddings."""
@@ -157,6 +173,17 @@ class Finder:
         for tensor, _ in self._flow.axes:
             found.setdefault(layer_of(tensor), None)
         return sorted(found, key=lambda name: order.get(name, order.get(name.rpartition(".")[0], len(order))))
+
+    def _without_gates(self) -> dict[str, str]:
+        """Modules with weights of their own that no gate can be asked for."""
+        layers = self.layers()
+        return {
+            name: f"{type(module).__name__} has no gates"
+            for name, module in self._modules.items()
+            if name not in layers
+            and any(p.dim() > 1 for p in module.parameters(recurse=False))
+            and not any(name.startswith(f"{layer}.") for layer in layers)
+        }
 
     def _axis(self, layer: str, *, reads: bool) -> tuple[str, int] | None:
         """The weight of a layer, and the dimension along which it reads or makes features."""
@@ -209,6 +236,7 @@ class Finder:
                 groups.append(found)
             elif found:
                 dense[layer] = found
+        dense |= self._without_gates()
         if not groups:
             reasons = "; ".join(f"{layer}: {reason}" for layer, reason in dense.items())
             raise StructureError(f"net has no layer that can be gated as asked ({reasons or 'it has no layers'})")
@@ -291,6 +319,8 @@ class Finder:
         axis, module = self._axis(layer, reads=True), self._modules.get(layer)
         if axis is None:
             return self._no_axis(layer)
+        if shared := self._shared(axis[0]):
+            return shared
         plain = isinstance(module, nn.Linear | _ConvNd) and not isinstance(module, _ConvTransposeNd)
         if not plain or "index" in dict(module.named_buffers(recurse=False)):  # type: ignore[union-attr]
             return "its inputs cannot be selected; ask for the units of the layers before it"
@@ -317,6 +347,8 @@ class Finder:
         axis = self._axis(layer, reads=True)
         if axis is None:
             return self._no_axis(layer)
+        if shared := self._shared(axis[0]):
+            return shared
         size = self._net.get_parameter(axis[0]).numel()
         part = Slice(axis[0], None, torch.arange(size), consumes=True)
         minimum = 0 if request.min_units is None else request.min_units

@@ -38,6 +38,7 @@ class Flow(TorchDispatchMode):
     Attributes:
         labelling: what is known of its features.
         called: names of the modules that ran.
+        sized_by_data: where a shape first depended on the values of the data, if anywhere.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -46,6 +47,7 @@ class Flow(TorchDispatchMode):
         self.net = net
         self.labelling = Labelling(net)
         self.called: set[str] = set()
+        self.sized_by_data: str | None = None
         self._touched: Any = WeakIdKeyDictionary()
 
     @torch.inference_mode()
@@ -108,7 +110,7 @@ class Flow(TorchDispatchMode):
         raise StructureError(
             f"net: what {self.labelling.where} computes depends on the values of the data (a tensor is read as "
             "numbers), so a run does not show its structure. Take the decision out of the network, or express it by "
-            "torch.where"
+            "torch.where; give distributions validate_args=False"
         )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -122,11 +124,20 @@ class Flow(TorchDispatchMode):
             return out
         out = func(*args, **kwargs)
         if self._is_touched((args, kwargs)):
+            if self.sized_by_data is None and _sizes_by_data(func, args):
+                self.sized_by_data = self.labelling.where
             for value in tree_leaves(out):
                 if isinstance(value, Tensor):
                     self._touched[value] = True
         follow(self.labelling, Call(func, args, kwargs, out))
         return out
+
+
+def _sizes_by_data(func: Any, args: Any) -> bool:
+    """Whether the shape of what an operation gives depends on the values it is given."""
+    if func.overloadpacket is torch.ops.aten.index:
+        return any(isinstance(value, Tensor) and value.dtype == torch.bool for value in tree_leaves(args[1]))
+    return torch.Tag.dynamic_output_shape in func.tags
 
 
 class _Reading(TorchFunctionMode):

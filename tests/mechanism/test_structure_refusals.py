@@ -72,6 +72,15 @@ def test_decisions_on_shapes_and_on_the_networks_own_numbers_are_not():
     assert "fc1.unit" in sizes(exactly_gated(network(use, fixed=torch.ones(3)), torch.randn(4, 6)))
 
 
+def test_rows_that_a_mask_leaves_may_decide_which_layers_run():
+    def use(s, x):
+        rare = s.fc1(x)[x[:, 0] > 100]
+        return s.other(rare) if len(rare) else s.fc2(s.fc1(x))
+
+    with pytest.raises(StructureError, match="shape of what .* depends on the values of the data, and 'other' did not"):
+        sparsify(network(use, other=nn.Linear(5, 4)), torch.randn(4, 6))
+
+
 CHOOSING = {
     "a table": lambda s, h: s.fc2(h) + s.table((h[:, 0] > 0).long()),
     "a mask": lambda s, h: s.fc2(h)[(h.sum(1) > -100)],
@@ -85,7 +94,8 @@ CHOOSING = {
 @pytest.mark.parametrize("name", CHOOSING)
 @pytest.mark.parametrize("rows", [1, 4])
 def test_features_that_choose_what_is_read_stay(name, rows):
-    net = network(lambda s, x: CHOOSING[name](s, s.fc1(x)), table=nn.Embedding(5, 4))
+    tables = {"table": nn.Embedding(5, 4)} if name in ("a table", "the largest") else {}
+    net = network(lambda s, x: CHOOSING[name](s, s.fc1(x)), **tables)
     sparse = sparsify(net, torch.randn(rows, 6))
     found = {group.name: group.size for group in sparse.groups}
     assert found.get("fc1.unit", 0) <= (4 if name in ("a table", "an index") else 0)
