@@ -37,7 +37,7 @@ _MAKES = _names("""
     zeros ones full empty zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty
     empty_strided new_empty_strided empty_permuted
 """)
-_OVERWRITES = ["fill_", "zero_"]
+_OVERWRITES = _names("fill_ zero_ normal_ uniform_")
 _BATCH_NORM = re.compile(r"(native|cudnn|miopen|_native)_batch_norm\w*|_batch_norm_with_update\w*")
 _ATTENTION = re.compile(r"_scaled_dot_product_\w*attention\w*")
 

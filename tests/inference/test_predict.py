@@ -3,10 +3,11 @@
 import pytest
 import torch
 from saved_networks import SIZES, gated
+from torch import nn
 
-from l0bayes import compact
+from l0bayes import compact, sparsify
 from l0bayes.errors import DataError, StructureError
-from l0bayes.inference import predict
+from l0bayes.inference import HardConcreteGuide, predict
 from l0bayes.masked import masked_forward
 from l0bayes.models import MLP, Classifier
 
@@ -149,3 +150,28 @@ def test_no_inputs(trained, x):
 def test_a_model_without_gates(trained, x):
     with pytest.raises(StructureError, match="exactly one network made by sparsify"):
         predict(Classifier(MLP(*SIZES), 10), trained[1], x)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self, pair=False):
+        super().__init__()
+        self.fc1, self.fc2, self.pair = nn.Linear(4, 8), nn.Linear(8, 2), pair
+
+    def forward(self, x, y):
+        h = self.fc2(self.fc1(x * y).relu())
+        return (h, h) if self.pair else h
+
+
+def test_networks_of_several_inputs():
+    inputs = torch.randn(5, 4), torch.randn(5, 4)
+    sparse = sparsify(TwoInputs(), inputs)
+    guide = HardConcreteGuide(sparse)
+    outputs = predict(sparse, guide, inputs, batch_size=2)
+    torch.testing.assert_close(outputs, compact(sparse, guide)(*inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_networks_of_several_outputs_are_told_what_to_do():
+    inputs = torch.randn(5, 4), torch.randn(5, 4)
+    sparse = sparsify(TwoInputs(pair=True), inputs)
+    with pytest.raises(DataError, match=r"returns a tuple.*find_sparse"):
+        predict(sparse, HardConcreteGuide(sparse), inputs)

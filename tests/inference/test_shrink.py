@@ -2,6 +2,7 @@
 
 import copy
 
+import pyro
 import pytest
 import torch
 from torch import nn
@@ -186,3 +187,24 @@ def test_svi_goes_on_with_a_shrunk_network():
     elbo(x, y).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert cross_entropy(predict(model, guide, x), y).isfinite()
+
+
+def test_an_optimizer_of_pyro_is_refused_before_anything_is_cut():
+    model, guide, _, _ = build("mlp")
+    sizes = [group.size for group in model.net.groups]
+    with pytest.raises(TypeError, match=r"torch.optim.Optimizer; got PyroOptim"):
+        shrink(model, guide, pyro.optim.Adam({"lr": 1e-3}))
+    assert [group.size for group in model.net.groups] == sizes
+
+
+def test_factored_moments_are_narrowed_where_they_have_the_dimension():
+    model, guide, x, y = build("mlp")
+    objective = ClosedFormKL_ELBO()(model, guide)
+    optimizer = torch.optim.Adafactor(objective.parameters(), lr=1e-3)
+    for _ in range(2):
+        objective(x, y).backward()
+        optimizer.step()
+        shrink(model, guide, optimizer)
+    for parameter, state in optimizer.state.items():
+        for moment in (value for value in state.values() if value.dim() == parameter.dim() > 1):
+            assert all(m in (1, p) for m, p in zip(moment.shape, parameter.shape, strict=True))

@@ -9,7 +9,7 @@ from pyro.infer.autoguide import AutoNormal
 from saved_networks import SIZES, gated, small_network
 from torch import nn
 
-from l0bayes import HardConcrete, compact, gate_table
+from l0bayes import HardConcrete, compact, gate_table, sparsify
 from l0bayes.errors import FileFormatError
 from l0bayes.inference import HardConcreteGuide, load, predict, save
 from l0bayes.models import MLP
@@ -155,3 +155,15 @@ def test_saving_changes_nothing(tmp_path):
     assert small.training
     assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
     assert all(parameter.requires_grad for parameter in small.parameters())
+
+
+def test_a_network_that_is_one_layer_and_selects_its_inputs(tmp_path):
+    sparse = sparsify(nn.Linear(12, 5), torch.randn(3, 12), gates="input")
+    guide = HardConcreteGuide(sparse)
+    with torch.no_grad():
+        next(guide.parameters())[::2] = -20.0
+    small = compact(sparse, guide)
+    again = load(save(small, tmp_path / "small.safetensors"), nn.Linear(12, 5))
+    x = torch.randn(3, 12)
+    assert again.in_features == 6
+    assert torch.equal(again(x), small(x))

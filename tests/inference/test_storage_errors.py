@@ -11,7 +11,7 @@ from saved_networks import SIZES, gated, small_network
 from torch import nn
 
 from l0bayes.errors import FileFormatError
-from l0bayes.inference import fit, load, save
+from l0bayes.inference import fit, load, save, shrink
 from l0bayes.models import MLP
 
 
@@ -154,3 +154,25 @@ def test_provenance_that_json_cannot_hold(tmp_path):
     with pytest.raises(TypeError, match="JSON"):
         save(small_network(), tmp_path / "small", provenance={"net": MLP(2, 2)})
     assert list(tmp_path.iterdir()) == []
+
+
+class WithExtraState(nn.Linear):
+    def get_extra_state(self):
+        return {"step": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_a_state_that_is_no_tensor_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'_extra_state' is no tensor"):
+        save(WithExtraState(2, 2), tmp_path / "linear")
+
+
+def test_a_shrunk_run_belongs_in_a_checkpoint(tmp_path):
+    model, guide = gated()
+    with torch.no_grad():
+        for gates in guide.parameters():
+            gates[:1] = -20.0
+    shrink(model, guide)
+    refused(save(model, tmp_path / "model"), gated()[0], "size mismatch")
