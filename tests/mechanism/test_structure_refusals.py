@@ -77,9 +77,7 @@ def test_rows_that_a_mask_leaves_may_decide_which_layers_run():
         rare = s.fc1(x)[x[:, 0] > 100]
         return s.other(rare) if len(rare) else s.fc2(s.fc1(x))
 
-    with pytest.raises(
-        StructureError, match=r"depends on the values of the data, and 'other' did not"
-    ):
+    with pytest.raises(StructureError, match=r"depends on the values of the data, and 'other' did not"):
         sparsify(network(use, other=nn.Linear(5, 4)), torch.randn(4, 6))
 
 
