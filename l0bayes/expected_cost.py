@@ -15,6 +15,8 @@ from torch import Tensor
 from l0bayes.errors import StructureError
 from l0bayes.structure import Structure
 
+_LARGEST = 2_000_000  # numbers in a table of all axes by all gates
+
 
 @dataclass(frozen=True)
 class _Overlap:
@@ -30,17 +32,19 @@ class _Share:
     """What one group of gates decides over.
 
     Attributes:
-        axes: the axes it has positions on, shape ``(a,)``.
+        axes: the axes it has positions on, shape ``(a,)``; ``None`` for all of them, where the tables are small: a step
+            of training is made of small operations, and this saves half of them.
         counts: positions on each axis that hang on each gate, ``(a, size)``.
         coupling: rows of M for those axes, ``(a, all axes)``.
         within: M among those axes, ``(a, a)``.
         linear: l on those axes, ``(a,)``.
-        twice: what is counted with P² where it should be P, for elements under one gate along two axes.
+        twice: what is counted with P² where it should be P, for elements under one gate along two axes; empty if
+            nothing is.
         alone: cost that hangs on each gate alone, ``(size,)``.
         overlaps: positions whose count depends on the groups before.
     """
 
-    axes: Tensor
+    axes: Tensor | None
     counts: Tensor
     coupling: Tensor
     within: Tensor
@@ -169,9 +173,13 @@ class ExpectedCost:
         rows: list[int] = []
         counts: list[Tensor] = []
         overlaps: list[_Overlap] = []
+        everywhere = len(self._axes) * sum(self._sizes) <= _LARGEST
         for number, axis in enumerate(self._axes):
             tables = dict(axis.parts)
             if k not in tables:
+                if everywhere:
+                    rows.append(number)
+                    counts.append(torch.zeros(self._sizes[k], dtype=torch.float64))
                 continue
             last = tables[k] >= 0
             for other, table in axis.parts:
@@ -190,13 +198,14 @@ class ExpectedCost:
         index = torch.tensor(rows, dtype=torch.int64)
         count = torch.stack(counts) if counts else torch.zeros(0, self._sizes[k], dtype=torch.float64)
         within = quadratic[index][:, index]
+        twice = 0.5 * ((within @ count) * count).sum(0)
         return _Share(
-            axes=index,
+            axes=None if everywhere else index,
             counts=count,
             coupling=quadratic[index],
             within=within,
             linear=linear[index],
-            twice=0.5 * ((within @ count) * count).sum(0),
+            twice=twice if twice.any() or overlaps else twice[:0],
             alone=torch.zeros(self._sizes[k], dtype=torch.float64),
             overlaps=tuple(overlaps),
         )
@@ -215,7 +224,8 @@ class ExpectedCost:
                     _Overlap(o.row, o.gates.to(like.device), tuple((n, t.to(like.device)) for n, t in o.others))
                     for o in share.overlaps
                 )
-                shares.append(_Share(axes=share.axes.to(like.device), overlaps=overlaps, **moved))
+                axes = None if share.axes is None else share.axes.to(like.device)
+                shares.append(_Share(axes=axes, overlaps=overlaps, **moved))
             self._cast[key] = (self._start.to(like), shares)
         return self._cast[key]
 
@@ -245,12 +255,19 @@ class ExpectedCost:
                 counts = self._with_overlaps(share, tally)
                 twice = 0.5 * ((share.within @ counts) * counts).sum(0)
             longer = counts @ prob
-            price = torch.addmv(share.linear, share.coupling, tally.lengths) + 0.5 * (share.within @ longer)
-            cost = prob * (price @ counts + share.alone + twice * (1 - prob))
+            if share.axes is not None:
+                price = torch.addmv(share.linear, share.coupling, tally.lengths) + 0.5 * (share.within @ longer)
+                lengths = tally.lengths.index_add(0, share.axes, longer)
+            else:
+                halfway = torch.add(tally.lengths, longer, alpha=0.5)
+                price, lengths = torch.addmv(share.linear, share.coupling, halfway), tally.lengths + longer
+            each = torch.addmv(share.alone, counts.T, price)
+            if len(twice):
+                each = torch.addcmul(each, twice, 1 - prob)
         tally.before.append(tally.lengths)
-        tally.lengths = tally.lengths.index_add(0, share.axes, longer)
+        tally.lengths = lengths
         tally.seen.append(prob)
-        return cost
+        return prob * each
 
     def _with_overlaps(self, share: _Share, tally: Tally) -> Tensor:
         counts = share.counts
