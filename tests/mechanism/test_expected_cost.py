@@ -6,7 +6,7 @@ import pytest
 import torch
 from cost_oracle import EXAMPLES, STREAM, X, every_pattern, living, mean, mlp, random_costs, random_probs, stream
 
-from l0bayes import sparsify
+from l0bayes import expected_cost, sparsify
 from l0bayes.compacted import compact_network
 from l0bayes.errors import StructureError
 from l0bayes.expected_cost import ExpectedCost
@@ -180,3 +180,13 @@ def test_single_precision_is_enough_for_large_layers():
     rounded = cost.total({name: prob.float() for name, prob in probs.items()})
     assert rounded.dtype == torch.float32
     assert rounded.item() == pytest.approx(cost.total(probs).item(), rel=1e-6)
+
+
+@each_example
+def test_large_tables_are_left_apart_and_give_the_same(example, monkeypatch):
+    build, x, gates = example
+    structure = sparsify(build(), x, gates=gates).structure
+    probs, costs = random_probs(structure), random_costs(structure)
+    whole = ExpectedCost(structure, costs).total(probs)
+    monkeypatch.setattr(expected_cost, "_LARGEST", 0)
+    torch.testing.assert_close(ExpectedCost(structure, costs).total(probs), whole, rtol=1e-12, atol=0)
