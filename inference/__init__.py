@@ -8,6 +8,7 @@ from l0bayes.inference.fit_options import FitOptions
 from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
 from l0bayes.inference.parameter_groups import parameter_groups
 from l0bayes.inference.predict import predict
+from l0bayes.inference.processes import join_processes
 from l0bayes.inference.shrink import shrink
 from l0bayes.inference.storage import load, save
 from l0bayes.inference.target import Target
@@ -21,6 +22,7 @@ __all__ = [
     "TensorBatches",
     "evaluate",
     "fit",
+    "join_processes",
     "load",
     "parameter_groups",
     "predict",

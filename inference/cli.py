@@ -35,7 +35,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"\nl0bayes: {interrupt or 'stopped'}", file=sys.stderr)  # noqa: T201
         return 130
-    print(summary_lines(summary, values["out"]))  # noqa: T201
+    if summary:
+        print(summary_lines(summary, values["out"]))  # noqa: T201
     return 0
 
 

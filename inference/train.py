@@ -21,6 +21,7 @@ from l0bayes.inference.files import write_bytes
 from l0bayes.inference.fit import fit
 from l0bayes.inference.fit_options import FitOptions
 from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
+from l0bayes.inference.processes import Processes, join_processes
 from l0bayes.inference.report import write_report
 from l0bayes.inference.storage import save
 from l0bayes.inference.target import Target, TargetOf
@@ -103,25 +104,31 @@ def train(options: TrainOptions) -> dict[str, Any]:
         options: what to train and how.
 
     Returns:
-        The summary that is also written to ``summary.json``.
+        The summary that is also written to ``summary.json``; nothing from any but the first of several processes.
 
     Raises:
         DataError: if the data are missing or corrupt.
         ValueError: if an option is out of range.
     """
     out = Path(options.out)
+    join_processes(options.device)
+    processes = Processes()
     for name, kind in (("network", NetworkName), ("gates", GatesName)):
         if getattr(options, name) not in get_args(kind):
             raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {getattr(options, name)!r}")
     data = load_data(options.data, options.data_dir, download=options.download)
     if options.network == "lenet5":
         data = data.with_channels()
-    job = _Job(options, data, out)
+    job = _Job(options, data, out, processes)
     dense, dense_guide = job.build(gated=False)
     model, guide = job.build(gated=True)
-    _claim(out, options)
+    if processes.first:
+        _claim(out, options)
+    processes.wait()
     dense_error, _ = job.train("dense", dense, dense_guide)
     gated_error, history = job.train("gated", model, guide)
+    if not processes.first:
+        return {}
     small = compact(model, guide).cpu()
     with evaluating(small):
         compacted_error = float(model.error(small(data.test.x), data.test.y).double().mean())
@@ -171,10 +178,11 @@ def _claim(out: Path, options: TrainOptions) -> None:
 class _Job:
     """Builds and trains the dense and the gated network in the same way."""
 
-    def __init__(self, options: TrainOptions, data: ImageData, out: Path) -> None:
+    def __init__(self, options: TrainOptions, data: ImageData, out: Path, processes: Processes) -> None:
         self._options = options
         self._data = data
         self._out = out
+        self._processes = processes
 
     def build(self, *, gated: bool) -> tuple[Classifier, HardConcreteGuide]:
         """A new network with its likelihood, and its guide; both kinds start from the same weights."""
@@ -205,7 +213,8 @@ class _Job:
         checkpoint = self._out / f"{name}.checkpoint"
         goes_on = f", going on from {checkpoint}" if checkpoint.exists() else ""
         epochs = o.epochs + o.fine_tune
-        print(f"training the {name} network: {layer_sizes(model)}, {epochs} epochs{goes_on}", flush=True)  # noqa: T201
+        if self._processes.first:
+            print(f"training the {name} network: {layer_sizes(model)}, {epochs} epochs{goes_on}", flush=True)  # noqa: T201
         result = fit(
             model,
             guide,
@@ -220,7 +229,8 @@ class _Job:
 
     def _batches(self, split: Split, batch_size: int = 4096, *, shuffle: bool = False) -> TensorBatches:
         device = self._options.device
-        return TensorBatches(split.x.to(device), split.y.to(device), batch_size, shuffle=shuffle)
+        shard = (self._processes.rank, self._processes.size) if shuffle else (0, 1)
+        return TensorBatches(split.x.to(device), split.y.to(device), batch_size, shuffle=shuffle, shard=shard)
 
 
 def _device(name: str) -> torch.device:
