@@ -13,7 +13,7 @@ from l0bayes.gate_options import COSTS, GateOptions, match_layers, named_costs, 
 from l0bayes.sparse_module import SparseModule
 from l0bayes.structure import Finder, Request, Structure, as_arguments
 from l0bayes.structure.names import layer_of
-from l0bayes.trial import keep_the_input_in_sight, leave_out_what_differs
+from l0bayes.trial import keep_the_input_in_sight, leave_out_what_differs, refuse_recomputation
 
 
 def sparsify(
@@ -84,6 +84,7 @@ def sparsify(
     owners = dict.fromkeys([*finder.layers(), *map(layer_of, structure.shapes)])  # norms and the like have a price too
     options = {name: read_options(name, value, default) for name, value in match_layers(list(owners), gates).items()}
     with torch.autocast(next(net.parameters()).device.type, enabled=False), torch.random.fork_rng():
+        refuse_recomputation(net, inputs)
         structure = leave_out_what_differs(net, structure, inputs)
         by_default = {g.name for g in structure.groups if g.kind == "unit" and options[g.layer].min_units is None}
         vanishing = {group.name for group in structure.groups if group.name in by_default and group.min_units == 0}

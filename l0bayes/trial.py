@@ -39,7 +39,6 @@ def leave_out_what_differs(net: nn.Module, structure: Structure, inputs: tuple[A
         StructureError: if no group is left.
     """
     trial = _Trial(net, inputs)
-    trial.refuse_recomputation()
     good: list[GateGroup] = list(structure.groups)
     bad: dict[str, str] = {}
     for check in trial.checks():
@@ -52,6 +51,35 @@ def leave_out_what_differs(net: nn.Module, structure: Structure, inputs: tuple[A
             "fewer layers, by patterns in gates"
         )
     return structure.without(bad)
+
+
+@torch.enable_grad()
+def refuse_recomputation(net: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Raises if modules run again in backward, when the tensors of the subnetwork are no longer in them.
+
+    Args:
+        net: the network; a copy of it is run.
+        inputs: an example of its arguments.
+
+    Raises:
+        StructureError: if they do.
+    """
+    net, again = copy.deepcopy(net).train(), list[str]()
+    given = tree_map_only(Tensor, lambda x: x.clone().requires_grad_() * 1 if x.is_floating_point() else x, inputs)
+    try:
+        outputs = tree_leaves(net(*given))
+        for name, module in net.named_modules():
+            module.register_forward_pre_hook(lambda _module, _args, name=name: again.append(name))
+        sums = [y.sum() for y in outputs if isinstance(y, Tensor) and y.requires_grad]
+        if sums:
+            torch.stack([y.double() for y in sums]).sum().backward()
+    except Exception:  # noqa: BLE001 (a network that cannot be trained on this example: nothing to be learned)
+        return
+    if again:
+        raise StructureError(
+            f"net: {again[0]!r} runs again in backward (torch.utils.checkpoint), without the gates by then. Call the "
+            "layers directly; what closed gates leave out needs no memory"
+        )
 
 
 def keep_the_input_in_sight(
@@ -71,7 +99,7 @@ def keep_the_input_in_sight(
     if not names:
         return structure
     ordered = [group.name for group in structure.groups if group.name in names]
-    blind = _Trial(net, inputs).blind_without(structure.groups, ordered)
+    blind = _Trial(net, inputs, exact=False).blind_without(structure.groups, ordered)
     groups = tuple(replace(g, min_units=1) if g.name in blind else g for g in structure.groups)
     return replace(structure, groups=groups)
 
@@ -142,16 +170,12 @@ def _another(x: Tensor) -> Tensor:
 class _Trial:
     """A copy of the network with random weights, since a layer that starts at zero would hide a difference."""
 
-    def __init__(self, net: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def __init__(self, net: nn.Module, inputs: tuple[Any, ...], *, exact: bool = True) -> None:
         if len(inputs) == 1 and isinstance(inputs[0], Tensor) and inputs[0].dim() > 3:  # noqa: PLR2004 (images)
             inputs = (inputs[0][:1],)  # one tells as much as many
-        self._net = copy.deepcopy(net).eval().double()
-        self._inputs = tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, inputs)
-        try:
-            with torch.no_grad():
-                self._net(*self._given())
-        except Exception:  # noqa: BLE001 (a network that insists on a dtype is tried in its own)
-            self._net, self._inputs = copy.deepcopy(net).eval(), inputs
+        self._net, self._inputs = copy.deepcopy(net).eval(), inputs
+        if exact:
+            self._try_in_double()
         _drop_nothing(self._net)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
@@ -178,25 +202,16 @@ class _Trial:
             return set(names)
         return self.blind_without(groups, names[::2]) | self.blind_without(groups, names[1::2])
 
-    @torch.enable_grad()
-    def refuse_recomputation(self) -> None:
-        """Raises if modules run again in backward, when the tensors of the subnetwork are no longer in them."""
-        net, again = copy.deepcopy(self._net).train(), list[str]()
-        given = tree_map_only(Tensor, lambda x: x.requires_grad_() * 1 if x.is_floating_point() else x, self._given())
+    @torch.no_grad()
+    def _try_in_double(self) -> None:
+        """Turns to float64, unless the network insists on a dtype."""
+        net, inputs = self._net, self._inputs
+        self._net = copy.deepcopy(net).double()
+        self._inputs = tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, inputs)
         try:
-            outputs = tree_leaves(net(*given))
-            for name, module in net.named_modules():
-                module.register_forward_pre_hook(lambda _module, _args, name=name: again.append(name))
-            sums = [y.sum() for y in outputs if isinstance(y, Tensor) and y.requires_grad]
-            if sums:
-                torch.stack([y.double() for y in sums]).sum().backward()
-        except Exception:  # noqa: BLE001 (a network that cannot be trained on this example: nothing to be learned)
-            return
-        if again:
-            raise StructureError(
-                f"net: {again[0]!r} runs again in backward (torch.utils.checkpoint), without the gates by then. Call "
-                "the layers directly; what closed gates leave out needs no memory"
-            )
+            self._net(*self._given())
+        except Exception:  # noqa: BLE001 (whatever it says)
+            self._net, self._inputs = net, inputs
 
     @torch.no_grad()
     def sees_the_input(self, groups: Sequence[GateGroup], closed: set[str]) -> bool:

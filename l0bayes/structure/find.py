@@ -181,7 +181,10 @@ class Finder:
             name: f"{type(module).__name__} has no gates"
             for name, module in self._modules.items()
             if name not in layers
-            and any(p.dim() > 1 for p in module.parameters(recurse=False))
+            and any(
+                p.dim() > 1 and join_name(name, own) not in self._flow.elements
+                for own, p in module.named_parameters(recurse=False)
+            )
             and not any(name.startswith(f"{layer}.") for layer in layers)
         }
 
