@@ -24,19 +24,23 @@ def _git(*command: str) -> str:
     ).stdout.strip()
 
 
-def record(name: str, seed: int, numbers: dict[str, Any], table: str | None = None) -> None:
-    """Prints the numbers and stores them as ``results/<name>.json``, and their table, if any, as ``<name>.md``."""
-    facts = {
+def facts(seed: int) -> dict[str, Any]:
+    """What is needed to run a benchmark again."""
+    return {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "seed": seed,
         "commit": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else ""),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__},
         "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "arch": platform.machine()},
-        "results": numbers,
     }
+
+
+def record(name: str, seed: int, numbers: dict[str, Any], table: str | None = None) -> None:
+    """Prints the numbers and stores them as ``results/<name>.json``, and their table, if any, as ``<name>.md``."""
+    stored = {**facts(seed), "results": numbers}
     print(table or json.dumps(numbers, indent=2))
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(stored, indent=2) + "\n")
     if table is not None:
-        title = f"`{facts['command']}`, torch {torch.__version__}, {facts['machine']['threads']} threads"
+        title = f"`{stored['command']}`, torch {torch.__version__}, {stored['machine']['threads']} threads"
         (RESULTS / f"{name}.md").write_text(f"{title}\n\n{table}\n")

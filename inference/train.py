@@ -125,7 +125,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
     if processes.first:
         _claim(out, options)
     processes.wait()
-    dense_error, _ = job.train("dense", dense, dense_guide)
+    dense_error, dense_history = job.train("dense", dense, dense_guide)
     gated_error, history = job.train("gated", model, guide)
     if not processes.first:
         return {}
@@ -140,6 +140,11 @@ def train(options: TrainOptions) -> dict[str, Any]:
         "architecture": {"before": layer_sizes(full), "after": layer_sizes(small)},
         "parameters": {"before": before.parameters, "after": after.parameters},
         "macs": {"before": before.macs, "after": after.macs},
+        "validation_error": {
+            name: float(rows["validation_error"].iloc[-1])
+            for name, rows in (("dense", dense_history), ("gated", history))
+        },
+        "seconds": {"dense": float(dense_history["seconds"].sum()), "gated": float(history["seconds"].sum())},
         "forward_time_ratio": speed,
         "options": asdict(options),
         "versions": {
