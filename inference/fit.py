@@ -24,6 +24,7 @@ from l0bayes.inference.objective import Objective
 from l0bayes.inference.optimizers import build_optimizer
 from l0bayes.inference.run import Batches, Run
 from l0bayes.inference.target import TOLERANCE, Budget, Target
+from l0bayes.inference.tensorboard import Log, tensorboard_log
 from l0bayes.models.likelihood import Likelihood
 from l0bayes.posterior.cost import expected_l0, expected_macs, open_l0
 
@@ -54,6 +55,7 @@ def fit(
     *,
     validation_loader: Batches | None = None,
     checkpoint: str | Path | None = None,
+    tensorboard: str | Path | None = None,
     target: Target | Sequence[Target] = (),
     optimizer: torch.optim.Optimizer | str | None = None,
     elbo: ELBO | None = None,
@@ -72,6 +74,7 @@ def fit(
         validation_loader: batches on which to report the error after each epoch.
         checkpoint: a file written after every epoch and on Ctrl-C. If it exists, the run goes on from there, as
             if it had never stopped.
+        tensorboard: a folder for the history as TensorBoard reads it; needs the extra ``tensorboard``.
         target: what is to be left of the network, instead of (or on top of) a code cost; one or several.
         optimizer: a torch optimizer over all parameters of model and guide, instead of those that the options make.
         elbo: the ELBO; :class:`~l0bayes.inference.ClosedFormKL_ELBO` if ``None``. A model with sites that have no
@@ -113,7 +116,8 @@ def fit(
             num_data=num_data,
         )
         run.resume()
-        _train(run, train_loader, validation_loader, asked, progress=progress)
+        log = tensorboard_log(tensorboard if run.processes.first else None, run.progress.epoch)
+        _train(run, train_loader, validation_loader, asked, log, progress=progress)
         if run.average is not None:
             run.average.swap()
         reached = {budget.target: budget.reached() for budget in run.budgets}
@@ -131,7 +135,7 @@ def _budgets(targets: Sequence[Target], model: Any, guide: Any, loader: Any, opt
 
 
 def _train(
-    run: Run, loader: Batches, validation_loader: Batches | None, options: FitOptions, *, progress: bool
+    run: Run, loader: Batches, validation_loader: Batches | None, options: FitOptions, log: Log, *, progress: bool
 ) -> None:
     epochs = options.epochs + options.fine_tune
     with tqdm(
@@ -145,6 +149,7 @@ def _train(
             if options.shrink_below is not None:
                 run.shrink(options.shrink_below)
             run.finish_epoch(row)
+            log(run.progress.history[-1])
             bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k not in ("seconds", "steps")})
             bar.update()
 

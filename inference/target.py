@@ -85,7 +85,8 @@ class Budget:
         ValueError: if the layers' ``min_units`` alone are more than the target.
     """
 
-    # Nats a datum, about an untrained classifier's, that the multiplier gathers in a twentieth of the run.
+    # Nats a datum, about an untrained classifier's, that the multiplier gathers in a twentieth of the run; it doubles
+    # as fast, for the last parameters of a network may be worth far more than its first.
     _RISE = 1.0
     _SHARE_OF_RUN = 0.05
     _HALF_LIFE = 0.01  # of the multiplier, in shares of the run, where more closed than was asked for
@@ -109,6 +110,7 @@ class Budget:
         self._structure = self._sparse.structure
         self._total = self._live.total
         self._pressure = 1.0
+        self._growth = 2.0 ** (1 / max(1.0, self._SHARE_OF_RUN * updates))
         self._release = 0.5 ** (1 / max(1.0, self._HALF_LIFE * updates))
         self._latency = 1.0
         # A copy, for the network may shrink.
@@ -178,6 +180,7 @@ class Budget:
         """Moves the multiplier after a step; ``done`` as for :meth:`aim`."""
         excess = self.aim(done)
         if excess > _BAND:
-            self.multiplier += self._step * min(excess / _FAR, 1.0)
+            how_far = min(excess / _FAR, 1.0)
+            self.multiplier = self.multiplier * self._growth**how_far + self._step * how_far
         elif excess < -_BAND:
             self.multiplier *= self._release

@@ -35,7 +35,7 @@ GatesName = Literal["unit", "input", "paper"]
 CostName = Literal["parameters", "macs", "paper"]
 
 # Options that a resumed run may have otherwise.
-_MAY_CHANGE = {"data_dir", "download", "out", "epochs", "device", "progress"}
+_MAY_CHANGE = {"data_dir", "download", "out", "epochs", "device", "progress", "tensorboard"}
 _CODE_COST = 0.03  # chosen on the validation part of the digits
 _PAPER_GATES: dict[str, Any] = {"mlp": "input", "lenet5": {"conv*": "unit", "fc*": "input"}}
 
@@ -65,6 +65,7 @@ class TrainOptions(FitOptions):
         seed: of weights, order of data and gates.
         device: where to train, such as ``cpu`` or ``cuda``.
         progress: whether to show progress bars.
+        tensorboard: whether to write the history for TensorBoard too, to ``out/events``; needs the extra.
     """
 
     data: DataName = "digits"
@@ -87,6 +88,7 @@ class TrainOptions(FitOptions):
     seed: int = 0
     device: str = "cpu"
     progress: bool = True
+    tensorboard: bool = False
 
     def fit_options(self, *, gated: bool) -> FitOptions:
         """How the gated network is trained; or the dense one, for as many epochs in the same way."""
@@ -226,6 +228,7 @@ class _Job:
             self._batches(data.train, o.batch_size, shuffle=True),
             validation_loader=self._batches(data.validation),
             checkpoint=checkpoint,
+            tensorboard=self._out / "events" / name if o.tensorboard else None,
             target=Target(o.target, o.target_of) if gated and o.target is not None else (),
             progress=o.progress,
             options=o.fit_options(gated=gated),

@@ -55,7 +55,7 @@ def drawn(guide, runs):
 def test_the_second_gates_are_those_of_one_minus_u(guide):
     torch.manual_seed(3)
     _, second = drawn(guide, 2)
-    assert next(iter(second)) == "z"  # so the first numbers are its noise
+    assert next(name for name in second if name != "units") == "z"  # so the first numbers are its noise
     torch.manual_seed(3)
     u = torch.rand(GATES)
     torch.testing.assert_close(second["z"][0], guide.gates()["z"].icdf(1 - u))
@@ -69,7 +69,7 @@ def test_gates_of_a_pair_are_mirror_images(guide):
         for name in ("z", "single"):
             gate = guide.gates()[name]
             one, other = (gate.cdf(run[name][0]) for run in (first, second))
-            between = [(0 < run[name][0]) & (run[name][0] < 1) for run in (first, second)]
+            between = [(run[name][0] > 0) & (run[name][0] < 1) for run in (first, second)]
             both = between[0] & between[1]
             inside += int(both.sum())
             torch.testing.assert_close((one + other)[both], torch.ones(int(both.sum())))
@@ -130,7 +130,7 @@ def gradients(model, guide, *args, number, parameters, **options):
 def test_the_gradient_is_unbiased(guide):
     """The difference of two means, in standard errors; a false alarm once in 10⁵ over all parameters together."""
     parameters = list(guide.parameters())
-    number = 1500
+    number = 500
     single = gradients(with_gates_and_weights, guide, number=number, parameters=parameters)
     pairs = gradients(
         with_gates_and_weights, guide, number=number, parameters=parameters, num_particles=2, antithetic=True
@@ -156,11 +156,11 @@ def test_the_mean_of_a_monotone_loss_varies_less():
 
     def losses(**options):
         elbo = ClosedFormKL_ELBO(num_particles=2, **options)
-        return torch.tensor([elbo.loss(model, guide) for _ in range(1000)])
+        return torch.tensor([elbo.loss(model, guide) for _ in range(300)])
 
     independent, paired = losses(), losses(antithetic=True)
     assert paired.var() < 0.3 * independent.var()
-    error = math.sqrt((independent.var() + paired.var()) / 1000)
+    error = math.sqrt((independent.var() + paired.var()) / 300)
     assert abs(independent.mean() - paired.mean()) < 4.5 * error  # a false alarm once in 10⁵
 
 

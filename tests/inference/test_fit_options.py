@@ -124,7 +124,7 @@ def test_fit_sets_the_rates_of_everything_but_gates(optimizer, monkeypatch):
     of_adam = torch.optim.Adam.step
 
     def watched(self, *args):
-        rates.append([group["lr"] for group in self.param_groups if group["name"] == "gates"][0])
+        rates.append(next(group["lr"] for group in self.param_groups if group["name"] == "gates"))
         return of_adam(self, *args)
 
     monkeypatch.setattr(torch.optim.Adam, "step", watched)

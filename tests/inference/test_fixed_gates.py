@@ -5,9 +5,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from toy_problem import ROWS, blobs, pair
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import cross_entropy
+from toy_problem import ROWS, blobs, pair
 
 from l0bayes import SpikeAndSlabPrior
 from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, predict
