@@ -1,6 +1,6 @@
 """Mini-batches of data that live in memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ class TensorBatches:
         y: targets, of shape ``(rows, …)``.
         batch_size: rows a batch, at least 1; the last batch may be smaller.
         shuffle: whether every epoch has an order of its own.
+        augment: what is done to the inputs of each batch, such as
+            :func:`~l0bayes.inference.augment.shifted`; it draws from torch's global random state too.
         shard: number of this process and how many there are; each gets an equal part of every batch, if all draw the
             same order. What the last batch of an epoch has too much to be shared equally is left out.
 
@@ -29,7 +31,14 @@ class TensorBatches:
     """
 
     def __init__(
-        self, x: Tensor, y: Tensor, batch_size: int, *, shuffle: bool = False, shard: tuple[int, int] = (0, 1)
+        self,
+        x: Tensor,
+        y: Tensor,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        augment: Callable[[Tensor], Tensor] | None = None,
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         check_inputs(x)
         if len(x) != len(y):
@@ -43,6 +52,7 @@ class TensorBatches:
         self.x, self.y = x, y
         self.batch_size = batch_size
         self.shuffle = shuffle
+        self.augment = augment
 
     def __len__(self) -> int:
         last = len(self.x) % self.batch_size // self.shard[1]
@@ -55,4 +65,5 @@ class TensorBatches:
             rows = len(batch) // size
             if rows:
                 index = batch[rank * rows : (rank + 1) * rows]
-                yield self.x[index], self.y[index]
+                x = self.x[index]
+                yield x if self.augment is None else self.augment(x), self.y[index]

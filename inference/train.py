@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from l0bayes.errors import FileFormatError
 from l0bayes.evaluating import evaluating
+from l0bayes.inference.augment import shifted
 from l0bayes.inference.batches import TensorBatches
 from l0bayes.inference.data import DataName, ImageData, Split, load_data
 from l0bayes.inference.evaluate import evaluate
@@ -62,6 +63,8 @@ class TrainOptions(FitOptions):
         epochs: passes over the data.
         lr: learning rate of the weights.
         batch_size: images a step.
+        shift: in training, each image is moved by up to so many pixels, at random.
+        flip: in training, every other image is mirrored, at random.
         seed: of weights, order of data and gates.
         device: where to train, such as ``cpu`` or ``cuda``.
         progress: whether to show progress bars.
@@ -85,6 +88,8 @@ class TrainOptions(FitOptions):
     epochs: int = 300
     lr: float = 3e-3
     batch_size: int = 64
+    shift: int = 0
+    flip: bool = False
     seed: int = 0
     device: str = "cpu"
     progress: bool = True
@@ -237,8 +242,12 @@ class _Job:
 
     def _batches(self, split: Split, batch_size: int = 4096, *, shuffle: bool = False) -> TensorBatches:
         device = self._options.device
-        shard = (self._processes.rank, self._processes.size) if shuffle else (0, 1)
-        return TensorBatches(split.x.to(device), split.y.to(device), batch_size, shuffle=shuffle, shard=shard)
+        x, y = split.x.to(device), split.y.to(device)
+        if not shuffle:
+            return TensorBatches(x, y, batch_size)
+        o, shard = self._options, (self._processes.rank, self._processes.size)
+        augment = partial(shifted, pixels=o.shift, flip=o.flip) if o.shift or o.flip else None
+        return TensorBatches(x, y, batch_size, shuffle=True, augment=augment, shard=shard)
 
 
 def _device(name: str) -> torch.device:

@@ -135,12 +135,12 @@ def test_images_train_in_any_layout_and_precision(images, bf16, channels_last):
     model = Classifier(sparsify(SmallConvNet(), images.x[:2]), 24)
     guide = HardConcreteGuide(model)
     layouts, dtypes = [], []
-    model.net.net.conv2.register_forward_hook(
-        lambda _, args, output: (
-            layouts.append(args[0].is_contiguous(memory_format=torch.channels_last)),
-            dtypes.append(output.dtype),
-        )
-    )
+
+    def watch(_, args, output):
+        layouts.append(args[0].is_contiguous(memory_format=torch.channels_last))
+        dtypes.append(output.dtype)
+
+    model.net.net.conv2.register_forward_hook(watch)
     batches = TensorBatches(images.x, images.y, 8)
     result = fit(model, guide, batches, epochs=2, bf16=bf16, channels_last=channels_last, progress=False)
     assert all(map(math.isfinite, result.history["elbo"]))
@@ -158,10 +158,10 @@ def test_bfloat16_leaves_the_kl_as_it_is(images):
     elbos = []
     for bf16 in (False, True):
         torch.manual_seed(5)
-        model = Classifier(sparsify(SmallConvNet(), images.x[:2], code_cost=1000.0), 24)
+        model = Classifier(sparsify(SmallConvNet(), images.x[:2], code_cost=100.0), 24)
         guide = HardConcreteGuide(model, init_open=0.7)
         batches = [(images.x, images.y)]
         elbos.append(fit(model, guide, batches, epochs=1, bf16=bf16, progress=False).history["elbo"].item())
-    assert elbos[0] < -1e5
+    assert elbos[0] < -1e4
     assert abs(elbos[0] - elbos[1]) < 1.0
     assert elbos[0] != elbos[1]

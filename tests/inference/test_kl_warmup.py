@@ -108,13 +108,3 @@ def test_the_kl_by_hand():
     slab = torch.distributions.kl_divergence(guide.distributions()["w"].base_dist, dist.Normal(0.0, 2.0))
     by_hand = 0.7 * guide.gates()["z"].prob_nonzero.sum() + slab.sum()
     torch.testing.assert_close(one - some, 0.7 * by_hand)
-
-
-def test_gates_close_later_with_it():
-    """A code cost that closes gates within the run if it is felt from the start."""
-    alive = []
-    for warmup in (0, 30):
-        model, guide = pair(code_cost=1.0)
-        result = fit(model, guide, loader(), epochs=10, gate_lr=0.1, kl_warmup=warmup, progress=False)
-        alive.append(result.history["expected_l0"].iloc[-1])
-    assert alive[0] < 0.7 * alive[1]
