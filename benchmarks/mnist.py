@@ -17,7 +17,8 @@ from record import RESULTS, facts
 
 from l0bayes.inference import load
 from l0bayes.inference.data import load_data
-from l0bayes.inference.train import TrainOptions, train
+from l0bayes.inference.train import train
+from l0bayes.inference.train_options import TrainOptions
 from l0bayes.models import MLP, LeNet5
 from l0bayes.posterior.cost import cost
 

@@ -7,7 +7,8 @@ from jsonargparse import ArgumentParser
 
 from l0bayes.errors import L0BayesError
 from l0bayes.inference.report import summary_lines
-from l0bayes.inference.train import TrainOptions, train
+from l0bayes.inference.train import train
+from l0bayes.inference.train_options import TrainOptions
 
 
 def main(args: Sequence[str] | None = None) -> int:

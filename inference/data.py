@@ -1,4 +1,4 @@
-"""Data sets for the command line: scikit-learn's digits, which need no download, and MNIST."""
+"""Data sets for the command line: scikit-learn's digits, which need no download, MNIST, and colour images."""
 
 import gzip
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from l0bayes.errors import DataError
 
-DataName = Literal["digits", "mnist"]
+DataName = Literal["digits", "mnist", "cifar10", "cifar100", "folder"]
 
 _IDX_UNSIGNED_BYTE = 8
 _MNIST_FILES = {
@@ -27,9 +27,10 @@ _MNIST_FILES = {
 
 @dataclass(frozen=True)
 class Split:
-    """Images scaled to [0, 1], of shape ``(rows, height, width)``, and their class numbers.
+    """Images and their class numbers.
 
-    Or of shape ``(rows, 1, height, width)``, for convolutions.
+    Grey ones are scaled to [0, 1], of shape ``(rows, height, width)``, or ``(rows, 1, height, width)`` for
+    convolutions. Coloured ones are standardised, of shape ``(rows, 3, height, width)``.
     """
 
     x: Tensor
@@ -54,8 +55,15 @@ class ImageData:
         return height, width
 
     def with_channels(self) -> "ImageData":
-        """The same images with a dimension for their one channel, as convolutions take them."""
+        """The same images, grey ones with a dimension for their one channel, as convolutions take them."""
+        if self.train.x.dim() == 4:  # noqa: PLR2004 (they have one)
+            return self
         return ImageData(*(Split(s.x.unsqueeze(1), s.y) for s in (self.train, self.validation, self.test)))
+
+    @property
+    def features(self) -> int:
+        """Numbers an image."""
+        return self.train.x[0].numel()
 
     @property
     def classes(self) -> int:
@@ -67,8 +75,10 @@ def load_data(name: DataName, data_dir: str | Path = "data", *, download: bool =
     """Loads a data set.
 
     Args:
-        name: ``"digits"`` (1,797 images of 8 × 8, bundled with scikit-learn) or ``"mnist"`` (70,000 of 28 × 28).
-        data_dir: where MNIST is, in torchvision's layout: ``data_dir/MNIST/raw``.
+        name: ``"digits"`` (1,797 images of 8 × 8, bundled with scikit-learn), ``"mnist"`` (70,000 of 28 × 28),
+            ``"cifar10"`` or ``"cifar100"`` (60,000 of 32 × 32, coloured), or ``"folder"``.
+        data_dir: where the data are, in torchvision's layout, such as ``data_dir/MNIST/raw``; a ``"folder"`` holds
+            ``train/CLASS/image`` and ``test/CLASS/image``.
         download: whether torchvision may download what is missing.
 
     Returns:
@@ -79,7 +89,15 @@ def load_data(name: DataName, data_dir: str | Path = "data", *, download: bool =
     """
     if name not in get_args(DataName):
         raise DataError(f"data must be one of {', '.join(get_args(DataName))}; got {name!r}")
-    return _digits() if name == "digits" else _mnist(Path(data_dir), download=download)
+    if name == "digits":
+        return _digits()
+    if name == "mnist":
+        return _mnist(Path(data_dir), download=download)
+    from l0bayes.inference import color_images  # noqa: PLC0415 (only needed here)
+
+    root = Path(data_dir)
+    raw = color_images.load_folder(root) if name == "folder" else color_images.load_cifar(name, root, download=download)
+    return ImageData(*(Split(x, y) for x, y in color_images.standardised(*raw)))
 
 
 def _digits() -> ImageData:

@@ -24,7 +24,8 @@ def write_report(out: Path, table: pd.DataFrame, history: pd.DataFrame, image_sh
     write_bytes(out / "history.csv", history.to_csv(index=False).encode())
     pixels = image_shape[0] * image_shape[1]
     sizes = table.groupby("site", sort=False).size()
-    image_site = next((str(site) for site, size in sizes.items() if size == pixels), None)
+    inputs = {str(site): size for site, size in sizes.items() if str(site).endswith(".input")}
+    image_site = next((site for site, size in inputs.items() if size == pixels), None)
     _write_figure(out / "gates.png", pictures.gates_figure(table, image_site, image_shape))
     _write_figure(out / "training.png", pictures.training_figure(history))
 
@@ -39,6 +40,7 @@ def summary_lines(summary: dict[str, Any], out: str) -> str:
     """The result in a few lines, for the end of a run."""
     errors, speed = summary["test_error"], summary["forward_time_ratio"]
     sizes, parameters, macs = summary["architecture"], summary["parameters"], summary["macs"]
+    times = ", ".join(f"× {ratio:.2f} at {batch.replace('_', ' ')}" for batch, ratio in speed.items())
 
     def share(cost: dict[str, int]) -> str:
         return f"{cost['before']:,} → {cost['after']:,} ({cost['after'] / cost['before']:.1%})"
@@ -47,7 +49,7 @@ def summary_lines(summary: dict[str, Any], out: str) -> str:
         [
             f"architecture  {sizes['before']} → {sizes['after']}",
             f"parameters    {share(parameters)}    MACs  {share(macs)}",
-            f"forward time  × {speed['batch_1']:.2f} at batch 1, × {speed['batch_1024']:.2f} at batch 1024",
+            f"forward time  {times}",
             "test error    " + "   ".join(f"{name} {error:.2%}" for name, error in errors.items()),
             f"files         {out}",
         ]

@@ -2,10 +2,10 @@
 
 import json
 import platform
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pandas as pd
 import pyro
@@ -16,92 +16,22 @@ from l0bayes.errors import FileFormatError
 from l0bayes.evaluating import evaluating
 from l0bayes.inference.augment import shifted
 from l0bayes.inference.batches import TensorBatches
-from l0bayes.inference.data import DataName, ImageData, Split, load_data
+from l0bayes.inference.data import ImageData, Split, load_data
 from l0bayes.inference.evaluate import evaluate
 from l0bayes.inference.files import write_bytes
 from l0bayes.inference.fit import fit
-from l0bayes.inference.fit_options import FitOptions
 from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
 from l0bayes.inference.processes import Processes, join_processes
 from l0bayes.inference.report import write_report
 from l0bayes.inference.storage import save
-from l0bayes.inference.target import Target, TargetOf
+from l0bayes.inference.target import Target
 from l0bayes.inference.timing import interleaved
-from l0bayes.models import MLP, Classifier, LeNet5
+from l0bayes.inference.train_options import MAY_CHANGE, GatesName, NetworkName, TrainOptions
+from l0bayes.models import MLP, Classifier, LeNet5, WideResNet
 from l0bayes.posterior import cost, gate_table
 from l0bayes.sparsify import compact, sparsify
 
-NetworkName = Literal["mlp", "lenet5"]
-GatesName = Literal["unit", "input", "paper"]
-CostName = Literal["parameters", "macs", "paper"]
-
-# Options that a resumed run may have otherwise.
-_MAY_CHANGE = {"data_dir", "download", "out", "epochs", "device", "progress", "tensorboard"}
-_CODE_COST = 0.03  # chosen on the validation part of the digits
-_PAPER_GATES: dict[str, Any] = {"mlp": "input", "lenet5": {"conv*": "unit", "fc*": "input"}}
-
-
-@dataclass(frozen=True)
-class TrainOptions(FitOptions):
-    """Options of ``l0bayes train``; those of :class:`~l0bayes.inference.FitOptions`, and these.
-
-    Attributes:
-        data: ``digits`` (bundled with scikit-learn) or ``mnist``.
-        data_dir: folder that holds ``MNIST/raw``.
-        download: whether MNIST may be downloaded.
-        out: folder for the results; an interrupted run in it is resumed.
-        network: ``mlp``, or ``lenet5`` (for 28 × 28 images).
-        hidden: units of the hidden layers of an MLP.
-        gates: ``unit``, ``input``, or as in the ``paper``: filters of convolutions, inputs of linear layers.
-        code_cost: λ, nats per parameter, or per what ``cost`` says; ``aic`` or ``bic``. None: 0.03, or 0 with a target.
-        cost: what is paid for: ``parameters`` or ``macs`` that are alive, or, as in the ``paper``, each gate its own.
-        target: share of ``target_of`` to keep; the code cost then follows from it, on top of the one given.
-        target_of: ``parameters``, ``macs``, or measured ``latency``.
-        inclusion: prior probability of an open gate; none is the paper's objective.
-        slab_scale: standard deviation of a normal prior of the weights that are there.
-        init_open: P(z ≠ 0) at the start.
-        epochs: passes over the data.
-        lr: learning rate of the weights.
-        batch_size: images a step.
-        shift: in training, each image is moved by up to so many pixels, at random.
-        flip: in training, every other image is mirrored, at random.
-        seed: of weights, order of data and gates.
-        device: where to train, such as ``cpu`` or ``cuda``.
-        progress: whether to show progress bars.
-        tensorboard: whether to write the history for TensorBoard too, to ``out/events``; needs the extra.
-    """
-
-    data: DataName = "digits"
-    data_dir: str = "data"
-    download: bool = False
-    out: str = "out/train"
-    network: NetworkName = "mlp"
-    hidden: list[int] = field(default_factory=lambda: [300, 100])
-    gates: GatesName = "paper"
-    code_cost: float | str | None = None
-    cost: CostName = "parameters"
-    target: float | None = None
-    target_of: TargetOf = "parameters"
-    inclusion: float | None = None
-    slab_scale: float | None = None
-    init_open: float = 0.8
-    epochs: int = 300
-    lr: float = 3e-3
-    batch_size: int = 64
-    shift: int = 0
-    flip: bool = False
-    seed: int = 0
-    device: str = "cpu"
-    progress: bool = True
-    tensorboard: bool = False
-
-    def fit_options(self, *, gated: bool) -> FitOptions:
-        """How the gated network is trained; or the dense one, for as many epochs in the same way."""
-        options = FitOptions(**{known.name: getattr(self, known.name) for known in fields(FitOptions)})
-        if gated:
-            return options
-        epochs = self.epochs + self.fine_tune
-        return options.changed(epochs=epochs, fine_tune=0, shrink_below=None, num_particles=1, antithetic=False)
+_LARGE = 1000  # numbers an image
 
 
 def train(options: TrainOptions) -> dict[str, Any]:
@@ -124,7 +54,9 @@ def train(options: TrainOptions) -> dict[str, Any]:
         if getattr(options, name) not in get_args(kind):
             raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {getattr(options, name)!r}")
     data = load_data(options.data, options.data_dir, download=options.download)
-    if options.network == "lenet5":
+    if options.network == "wrn" and data.train.x[0].dim() != 3:  # noqa: PLR2004
+        raise ValueError(f"network: wrn takes coloured images; {options.data} are grey. Use lenet5 or mlp")
+    if options.network != "mlp":
         data = data.with_channels()
     job = _Job(options, data, out, processes)
     dense, dense_guide = job.build(gated=False)
@@ -171,7 +103,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
 def _claim(out: Path, options: TrainOptions) -> None:
     """Notes the options in the folder; refuses one whose checkpoints were made with others."""
     path = out / "options.json"
-    wanted = {name: value for name, value in asdict(options).items() if name not in _MAY_CHANGE}
+    wanted = {name: value for name, value in asdict(options).items() if name not in MAY_CHANGE}
     if path.is_file() and any(out.glob("*.checkpoint")):
         try:
             found = dict(json.loads(path.read_text()))
@@ -200,15 +132,13 @@ class _Job:
         """A new network with its likelihood, and its guide; both kinds start from the same weights."""
         o, data = self._options, self._data
         torch.manual_seed(o.seed)
-        height, width = data.image_shape
-        lenet = o.network == "lenet5"
-        net: nn.Module = LeNet5(data.classes) if lenet else MLP(height * width, *o.hidden, data.classes)
+        net = self._network()
         if gated:
             net = sparsify(
                 net,
                 data.train.x[:2],
-                _CODE_COST if o.code_cost is None and o.target is None else (o.code_cost or 0.0),
-                _PAPER_GATES[o.network] if o.gates == "paper" else o.gates,
+                o.asked_code_cost,
+                o.asked_gates,
                 cost=o.cost,
                 inclusion=o.inclusion,
                 slab_scale=o.slab_scale,
@@ -216,6 +146,13 @@ class _Job:
             )
         model = Classifier(net, num_data=len(data.train)).to(_device(o.device))
         return model, HardConcreteGuide(model, init_open=o.init_open)
+
+    def _network(self) -> nn.Module:
+        o, data = self._options, self._data
+        if o.network == "wrn":
+            return WideResNet(o.depth, o.width, data.classes, o.dropout)
+        channels = data.train.x.shape[1] if o.network == "lenet5" else 1
+        return LeNet5(data.classes, channels) if o.network == "lenet5" else MLP(data.features, *o.hidden, data.classes)
 
     def train(self, name: str, model: Classifier, guide: HardConcreteGuide) -> tuple[float, pd.DataFrame]:
         """Trains, resuming where a checkpoint is; the last test error, and the history."""
@@ -268,10 +205,10 @@ def layer_sizes(net: nn.Module) -> str:
 
 
 def _speed(full: nn.Module, small: nn.Module, x: Tensor) -> dict[str, float]:
-    """Forward time of the compacted network over that of the dense one, at batch 1 and 1024."""
+    """Forward time of the compacted network over that of the dense one, at batch 1 and 1024, 64 for large images."""
     ratios = {}
     with evaluating(full), evaluating(small):
-        for batch in (1, 1024):
+        for batch in (1, 1024 if x[0].numel() < _LARGE else 64):
             inputs = x[torch.arange(batch) % len(x)]
             timing = interleaved({"dense": partial(full, inputs), "compacted": partial(small, inputs)})
             ratios[f"batch_{batch}"] = timing.ratio["compacted"]

@@ -89,7 +89,8 @@ class OwnedModule(PyroModule):
 
 
 def _announce(name: str, parameter: nn.Parameter) -> None:
-    if not pyro.settings.get("module_local_params"):
+    # The store keeps a copy of what is not contiguous, such as weights with channels last, and would train that.
+    if not pyro.settings.get("module_local_params") and parameter.is_contiguous():
         store = pyro.get_param_store()
         if name in store and store[name] is not parameter:  # replaced since, as load_state_dict(assign=True) does
             del store[name]

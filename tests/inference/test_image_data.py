@@ -74,7 +74,7 @@ def test_digits_are_the_same_for_every_seed():
 
 
 def test_an_unknown_name():
-    with pytest.raises(DataError, match="data must be one of digits, mnist; got 'cifar'"):
+    with pytest.raises(DataError, match="data must be one of digits, mnist, cifar10, cifar100, folder; got 'cifar'"):
         load_data("cifar")
 
 

@@ -7,10 +7,12 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import SVI, TraceMeanField_ELBO
 from pyro.nn import PyroModule
 from torch import nn
 
 from l0bayes import sparsify
+from l0bayes.inference import HardConcreteGuide
 from l0bayes.models import MLP, Classifier
 from l0bayes.owned_module import OwnedModule, parameters_unheard
 
@@ -137,3 +139,16 @@ def test_a_cleared_param_store_does_no_harm(local):
         first = announced(owner, x)
         pyro.clear_param_store()
         assert {name: id(p) for name, p in announced(owner, x).items()} == {n: id(p) for n, p in first.items()}
+
+
+@LOCAL
+def test_svi_trains_weights_that_have_their_channels_last(local):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+    x, y = torch.randn(4, 3, 6, 6), torch.zeros(4, dtype=torch.long)
+    before = net[0].weight.detach().clone()
+    with pyro.settings.context(module_local_params=local), pyro.get_param_store().scope():
+        model = Classifier(sparsify(net, x), num_data=4).to(memory_format=torch.channels_last)
+        guide = HardConcreteGuide(model)
+        SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), TraceMeanField_ELBO()).step(x, y)
+    assert not torch.allclose(net[0].weight, before)

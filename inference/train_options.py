@@ -1,0 +1,103 @@
+"""Options of ``l0bayes train``: what is trained, on what, and how."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from l0bayes.inference.data import DataName
+from l0bayes.inference.fit_options import FitOptions
+from l0bayes.inference.target import TargetOf
+
+NetworkName = Literal["mlp", "lenet5", "wrn"]
+GatesName = Literal["unit", "input", "paper"]
+CostName = Literal["parameters", "macs", "paper"]
+
+# Options that a resumed run may have otherwise.
+MAY_CHANGE = {"data_dir", "download", "out", "epochs", "device", "progress", "tensorboard"}
+_CODE_COST = 0.03  # chosen on the validation part of the digits
+_PAPER_GATES: dict[str, Any] = {
+    "mlp": "input",
+    "lenet5": {"conv*": "unit", "fc*": "input"},
+    "wrn": {"stage*.conv1": "unit"},
+}
+
+
+@dataclass(frozen=True)
+class TrainOptions(FitOptions):
+    """Options of ``l0bayes train``; those of :class:`~l0bayes.inference.FitOptions`, and these.
+
+    Attributes:
+        data: ``digits`` (bundled with scikit-learn), ``mnist``, ``cifar10``, ``cifar100``, or a ``folder`` of images.
+        data_dir: folder that holds ``MNIST/raw``, or what torchvision keeps of CIFAR, or ``train`` and ``test``.
+        download: whether data may be downloaded.
+        out: folder for the results; an interrupted run in it is resumed.
+        network: ``mlp``, ``lenet5`` (for 28 × 28 images), or ``wrn``, a Wide ResNet (for coloured ones).
+        depth: layers of a Wide ResNet, 6n + 4.
+        width: its width factor.
+        dropout: its dropout.
+        hidden: units of the hidden layers of an MLP.
+        gates: ``unit``, ``input``, or as in the ``paper``: filters of convolutions, inputs of linear layers; of a Wide
+            ResNet the first convolution of each block.
+        code_cost: λ, nats per parameter, or per what ``cost`` says; ``aic`` or ``bic``. None: 0.03, or 0 with a target.
+        cost: what is paid for: ``parameters`` or ``macs`` that are alive, or, as in the ``paper``, each gate its own.
+        target: share of ``target_of`` to keep; the code cost then follows from it, on top of the one given.
+        target_of: ``parameters``, ``macs``, or measured ``latency``.
+        inclusion: prior probability of an open gate; none is the paper's objective.
+        slab_scale: standard deviation of a normal prior of the weights that are there.
+        init_open: P(z ≠ 0) at the start.
+        epochs: passes over the data.
+        lr: learning rate of the weights.
+        batch_size: images a step.
+        shift: in training, each image is moved by up to so many pixels, at random.
+        flip: in training, every other image is mirrored, at random.
+        seed: of weights, order of data and gates.
+        device: where to train, such as ``cpu`` or ``cuda``.
+        progress: whether to show progress bars.
+        tensorboard: whether to write the history for TensorBoard too, to ``out/events``; needs the extra.
+    """
+
+    data: DataName = "digits"
+    data_dir: str = "data"
+    download: bool = False
+    out: str = "out/train"
+    network: NetworkName = "mlp"
+    hidden: list[int] = field(default_factory=lambda: [300, 100])
+    depth: int = 16
+    width: int = 1
+    dropout: float = 0.0
+    gates: GatesName = "paper"
+    code_cost: float | str | None = None
+    cost: CostName = "parameters"
+    target: float | None = None
+    target_of: TargetOf = "parameters"
+    inclusion: float | None = None
+    slab_scale: float | None = None
+    init_open: float = 0.8
+    epochs: int = 300
+    lr: float = 3e-3
+    batch_size: int = 64
+    shift: int = 0
+    flip: bool = False
+    seed: int = 0
+    device: str = "cpu"
+    progress: bool = True
+    tensorboard: bool = False
+
+    def fit_options(self, *, gated: bool) -> FitOptions:
+        """How the gated network is trained; or the dense one, for as many epochs in the same way."""
+        options = FitOptions(**{known.name: getattr(self, known.name) for known in fields(FitOptions)})
+        if gated:
+            return options
+        epochs = self.epochs + self.fine_tune
+        return options.changed(epochs=epochs, fine_tune=0, shrink_below=None, num_particles=1, antithetic=False)
+
+    @property
+    def asked_gates(self) -> Any:
+        """The gates as ``sparsify`` takes them."""
+        return _PAPER_GATES[self.network] if self.gates == "paper" else self.gates
+
+    @property
+    def asked_code_cost(self) -> float | str:
+        """The code cost, with its default."""
+        if self.code_cost is not None:
+            return self.code_cost
+        return _CODE_COST if self.target is None else 0.0
