@@ -6,7 +6,8 @@ import re
 
 import pytest
 import torch
-from toy_problem import loader, pair, state
+from torch.utils.data import DataLoader, IterableDataset
+from toy_problem import blobs, loader, pair, state
 
 from l0bayes.errors import DataError
 from l0bayes.inference import FitOptions, HardConcreteGuide, Target, fit
@@ -194,3 +195,19 @@ def test_a_loader_without_length_is_refused_where_the_share_done_counts(options)
 
 def test_a_loader_without_length_does_otherwise():
     assert fit(*pair(), Endless(), epochs=1, accumulate=2, progress=False).history["steps"].tolist() == [2]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(zip(*blobs(), strict=True))
+
+
+def test_a_data_loader_over_a_stream_does_too():
+    """It has ``__len__``, which raises."""
+    result = fit(*pair(), DataLoader(Stream(), batch_size=20), epochs=2, progress=False)
+    assert result.history["steps"].tolist() == [3, 3]
+
+
+def test_a_data_loader_over_a_stream_is_refused_where_the_share_done_counts():
+    with pytest.raises(DataError, match="train_loader must have a length"):
+        fit(*pair(), DataLoader(Stream(), batch_size=20), epochs=2, kl_warmup=1, progress=False)

@@ -97,6 +97,21 @@ def test_before_any_step_there_is_nothing_to_swap():
     assert parameter.tolist() == [1.0] * 3
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop])
+def test_a_parameter_may_have_its_first_gradient_late(kind):
+    """The optimizer makes its own state for it then, whatever the average has kept."""
+    early, late = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+    optimizer = kind([early, late], lr=0.1)
+    average = MovingAverage(optimizer, 0.9)
+    for parameters in ([early], [early, late]):
+        for parameter in parameters:
+            parameter.grad = torch.ones(2)
+        optimizer.step()
+        average.update()
+    average.swap()
+    assert (late != 0).all() or kind is torch.optim.SGD
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_it_is_shrunk_with_the_network(optimizer):
     model, guide = pair(sizes=(6, 8, 7, 3), gates="unit")
