@@ -25,6 +25,7 @@ from l0bayes.inference.optimizers import build_optimizer
 def setting(decay=0.9, size=3):
     parameter = nn.Parameter(torch.zeros(size, dtype=torch.float64))
     gates = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    parameter.grad = torch.zeros_like(parameter)
     optimizer = torch.optim.SGD([{"params": [parameter], "name": "weights"}, {"params": [gates], "name": "gates"}], 0.1)
     return parameter, gates, MovingAverage(optimizer, decay)
 
