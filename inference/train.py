@@ -24,7 +24,6 @@ from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
 from l0bayes.inference.processes import Processes, join_processes
 from l0bayes.inference.report import write_report
 from l0bayes.inference.storage import save
-from l0bayes.inference.target import Target
 from l0bayes.inference.timing import interleaved
 from l0bayes.inference.train_options import MAY_CHANGE, GatesName, NetworkName, TrainOptions
 from l0bayes.models import MLP, Classifier, LeNet5, WideResNet
@@ -171,7 +170,7 @@ class _Job:
             validation_loader=self._batches(data.validation),
             checkpoint=checkpoint,
             tensorboard=self._out / "events" / name if o.tensorboard else None,
-            target=Target(o.target, o.target_of) if gated and o.target is not None else (),
+            target=o.targets if gated else (),
             progress=o.progress,
             options=o.fit_options(gated=gated),
         )

@@ -1,11 +1,11 @@
 """Options of ``l0bayes train``: what is trained, on what, and how."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from l0bayes.inference.data import DataName
 from l0bayes.inference.fit_options import FitOptions
-from l0bayes.inference.target import TargetOf
+from l0bayes.inference.target import Target, TargetOf
 
 NetworkName = Literal["mlp", "lenet5", "wrn"]
 GatesName = Literal["unit", "input", "paper"]
@@ -39,8 +39,9 @@ class TrainOptions(FitOptions):
             ResNet the first convolution of each block.
         code_cost: λ, nats per parameter, or per what ``cost`` says; ``aic`` or ``bic``. None: 0.03, or 0 with a target.
         cost: what is paid for: ``parameters`` or ``macs`` that are alive, or, as in the ``paper``, each gate its own.
-        target: share of ``target_of`` to keep; the code cost then follows from it, on top of the one given.
-        target_of: ``parameters``, ``macs``, or measured ``latency``.
+        target_parameters: share of the parameters to keep; the code cost then follows from it, on top of the one given.
+        target_macs: share of the multiply-accumulates to keep, likewise.
+        target_latency: share of the measured time of a forward pass to keep, likewise.
         inclusion: prior probability of an open gate; none is the paper's objective.
         slab_scale: standard deviation of a normal prior of the weights that are there.
         init_open: P(z ≠ 0) at the start.
@@ -67,8 +68,9 @@ class TrainOptions(FitOptions):
     gates: GatesName = "paper"
     code_cost: float | str | None = None
     cost: CostName = "parameters"
-    target: float | None = None
-    target_of: TargetOf = "parameters"
+    target_parameters: float | None = None
+    target_macs: float | None = None
+    target_latency: float | None = None
     inclusion: float | None = None
     slab_scale: float | None = None
     init_open: float = 0.8
@@ -100,4 +102,11 @@ class TrainOptions(FitOptions):
         """The code cost, with its default."""
         if self.code_cost is not None:
             return self.code_cost
-        return _CODE_COST if self.target is None else 0.0
+        return 0.0 if self.targets else _CODE_COST
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """What is to be left of the network."""
+        return tuple(
+            Target(share, of) for of in get_args(TargetOf) if (share := getattr(self, f"target_{of}")) is not None
+        )
