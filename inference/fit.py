@@ -97,9 +97,11 @@ def fit(
     if isinstance(optimizer, str):
         changes["optimizer"], optimizer = optimizer, None
     asked = (options or FitOptions()).changed(**changes)
-    targets = (target,) if isinstance(target, Target) else tuple(target)
+    targets = tuple(target) if isinstance(target, Sequence) else (target,)
     check_arguments(model, guide, train_loader, validation=validation_loader, options=asked, targets=targets)
     with pyro.get_param_store().scope(), deferred_interrupt() as interruption:
+        if elbo is not None and (asked.antithetic or asked.num_particles > 1):
+            raise ValueError("antithetic and num_particles are options of the default ELBO; give them to elbo itself")
         elbo = elbo or ClosedFormKL_ELBO(num_particles=asked.num_particles, antithetic=asked.antithetic)
         objective = Objective(elbo, model, guide, bf16=asked.bf16)
         see_first_batch(guide, train_loader)
@@ -169,8 +171,9 @@ def _measure(run: Run, validation_loader: Batches | None) -> dict[str, float]:
         row["open_l0"] = open_l0(model, guide)
         row["expected_macs"] = expected_macs(model, guide)
         row["open_gates"] = float(sum(int((z != 0).sum()) for z in guide.point().values()))
-    for budget in run.budgets[:1]:
+    for budget in run.budgets:
         budget.measure()
+    for budget in run.budgets[:1]:
         row |= {"share": budget.reached(), "multiplier": budget.multiplier}
     if validation_loader is not None and isinstance(model, Likelihood):
         row["validation_error"] = evaluate(model, guide, validation_loader)
@@ -181,6 +184,11 @@ def _warn_of_missed(reached: dict[Target, float]) -> None:
     for target, share in reached.items():
         if abs(share / target.share - 1) > TOLERANCE:
             warnings.warn(
-                f"target: {target} was not reached: it is {share:.3g}. Train longer, raise gate_lr, or ask for less",
+                f"target: {target} was not reached: it is {share:.3g}. "
+                + (
+                    "Train longer, raise gate_lr, or ask for less"
+                    if share > target.share
+                    else "A lower gate_lr overshoots less; with several targets the narrower one decides"
+                ),
                 stacklevel=3,
             )

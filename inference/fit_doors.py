@@ -41,8 +41,16 @@ def check_arguments(
     for target in targets:
         if not isinstance(target, Target):
             raise TypeError(f"target must be a Target, such as Target(0.1); got {target!r}")
-    if (options.kl_warmup or targets) and not hasattr(loader, "__len__"):
+    if (options.kl_warmup or targets) and length(loader) is None:
         raise DataError("train_loader must have a length for kl_warmup and target, which go by the share of a run done")
+
+
+def length(loader: Any) -> int | None:
+    """How many batches an epoch has, if the loader knows."""
+    try:
+        return len(loader)
+    except TypeError:  # a stream of data has none, whatever methods its loader has
+        return None
 
 
 def first_batch(loader: Iterable[Any]) -> Any:

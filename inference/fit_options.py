@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
+import numpy as np
+
 OptimizerName = Literal["adam", "sgd"]
 Schedule = Literal["constant", "cosine", "steps"]
 
@@ -39,7 +41,8 @@ class FitOptions:
         antithetic: draw them in pairs (u, 1 − u); ``num_particles`` is then even.
         accumulate: batches whose gradients make one step.
         clip_norm: the largest norm of the gradient of the mean loss (of the ELBO divided by the number of data).
-        ema: decay of a moving average of all parameters, which takes their place in validation and at the end.
+        ema: decay of a moving average of all parameters but gates, which takes their place when they are validated, and
+            at the end.
         patience: stop after so many epochs without a better validation error.
         draws_apart: with several processes, whether each draws gates of its own, which averages over more of them, or
             all the same, as one process on the joint batch would.
@@ -78,7 +81,9 @@ class FitOptions:
                 raise ValueError(f"{name} must be {must}; got {value!r}")
         for name, least in _COUNTS.items():
             value = getattr(self, name)
-            if (value is None and name == "patience") or (isinstance(value, int) and value >= least):
+            if value is None and name == "patience":
+                continue
+            if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least:
                 continue
             raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
         for name, kind in (("optimizer", OptimizerName), ("schedule", Schedule)):

@@ -32,6 +32,8 @@ class MovingAverage:
     def update(self) -> None:
         """Takes in the parameters as they are after a step."""
         for parameter in self._parameters():
+            if parameter.grad is None and not self._optimizer.state.get(parameter):
+                continue  # its optimizer would take this state for its own
             state = self._optimizer.state[parameter]
             if self._KEY not in state:
                 state[self._KEY], state[f"{self._KEY}_steps"] = parameter.detach().clone(), 0

@@ -33,6 +33,10 @@ class Together(torch.optim.Optimizer):
         super().__setstate__(state)
         self._share()
 
+    def __getstate__(self) -> dict[str, Any]:
+        parent: Any = super()
+        return {**parent.__getstate__(), "_optimizers": self._optimizers}
+
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override] # torch types it twice
         """One step of each."""
         loss = None if closure is None else closure()

@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from l0bayes.inference.checkpoint import (
     save_checkpoint,
     set_random_state,
 )
-from l0bayes.inference.fit_doors import check_batch
+from l0bayes.inference.fit_doors import check_batch, length
 from l0bayes.inference.fit_options import FitOptions
 from l0bayes.inference.interrupt import Interruption
 from l0bayes.inference.moving_average import MovingAverage
@@ -71,7 +71,7 @@ class Run:
         self._num_data = num_data
         self._modules: dict[str, nn.Module] = {"model": self.model, "guide": self.guide}
         self._checked = False
-        self._steps = 0  # an epoch, as far as the loader knows
+        self._steps = 1  # an epoch, as far as the loader knows
         self._rates = [group["lr"] for group in optimizer.param_groups]
         self.average = None if options.ema is None else MovingAverage(optimizer, options.ema)
         self.checkpoint = checkpoint
@@ -133,8 +133,7 @@ class Run:
         self._set_rates(done.epoch)
         self._objective.fixed_gates = self.guide.point() if self.fine_tuning else None
         self._objective.penalties = () if self.fine_tuning else tuple(budget.penalty for budget in self.budgets)
-        number = len(loader) if isinstance(loader, Sized) else 0
-        self._steps = math.ceil(number / self._options.accumulate)
+        self._steps = max(1, math.ceil((length(loader) or 0) / self._options.accumulate))
         for budget in self.budgets:
             budget.aim(self._done)
         start = time.perf_counter() - done.sums.get("seconds", 0.0)
@@ -145,6 +144,8 @@ class Run:
             self._objective.kl_weight = self._kl_weight()
             loss = self._step(batches)
             done.step += 1
+            for budget in () if self.fine_tuning else self.budgets:
+                budget.update(self._done)
             rows = sum(len(batch[0]) for batch in batches) * self.processes.size
             done.sums["rows"] = done.sums.get("rows", 0.0) + rows
             done.sums["elbo"] = done.sums.get("elbo", 0.0) - loss
@@ -208,9 +209,6 @@ class Run:
         self._optimizer.step()
         if self.average is not None:
             self.average.update()
-        if not self.fine_tuning:
-            for budget in self.budgets:
-                budget.update(self._done)
         return total
 
     def _laid_out(self, batch: Batch) -> Batch:

@@ -6,7 +6,8 @@ parameter. The multiplier follows the share of the *test-time* network, which is
 expectation carries the gradient. While the constraint is violated ν rises. Once it holds, what ν has gathered would go
 on closing gates, and they hardly reopen; Gallego-Posada et al. (2022, arXiv 2208.04425, §4) therefore restart it at
 zero. Here it is taken off the loss in proportion, over a band around the goal, so that the network stays in the band
-instead of leaving it above while ν is being gathered anew. And the goal itself descends, geometrically, from everything
+instead of leaving it above while ν is being gathered anew; below the band it pulls the other way while it fades, for
+closed gates do not reopen by themselves. And the goal itself descends, geometrically, from everything
 to the target over the first half of a run: gates take hundreds of steps to close, and those of all layers would still
 be on their way down when the target is met.
 """
@@ -173,7 +174,7 @@ class Budget:
         """
         goal = self.target.share ** min(1.0, done / _DESCENT)
         excess: float = (self.reached() - goal) / goal
-        self._pressure = min(1.0, max(0.0, 0.5 + 0.5 * excess / _BAND))
+        self._pressure = min(1.0, max(-1.0, 0.5 + 0.5 * excess / _BAND))
         return excess
 
     def update(self, done: float) -> None:

@@ -124,7 +124,7 @@ def test_in_the_band_it_stays(excess):
 
 
 @pytest.mark.parametrize(
-    ("excess", "felt"), [(-0.5, 0), (-0.025, 0), (-0.0125, 0.25), (0, 0.5), (0.0125, 0.75), (0.025, 1), (3, 1)]
+    ("excess", "felt"), [(-0.5, -1), (-0.025, 0), (-0.0125, 0.25), (0, 0.5), (0.0125, 0.75), (0.025, 1), (3, 1)]
 )
 def test_it_is_felt_in_proportion_over_the_band(excess, felt):
     made = with_share(Target(0.2), 0.2 * (1 + excess))
