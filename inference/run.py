@@ -5,6 +5,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,13 @@ class Run:
         done = self.progress
         self._objective.train()
         self._set_rates(done.epoch)
-        self._objective.fixed_gates = self.guide.point() if self.fine_tuning else None
-        self._objective.penalties = () if self.fine_tuning else tuple(budget.penalty for budget in self.budgets)
+        if self.fine_tuning:
+            fixed = self.guide.point()
+            self._objective.fixed_gates = fixed
+            self._objective.penalties = (partial(find_sparse(self.model).slab_penalty, fixed),)
+        else:
+            self._objective.fixed_gates = None
+            self._objective.penalties = tuple(budget.penalty for budget in self.budgets)
         self._steps = max(1, math.ceil((length(loader) or 0) / self._options.accumulate))
         for budget in self.budgets:
             budget.aim(self._done)

@@ -48,10 +48,11 @@ class SlabPenalty:
         Returns:
             A scalar.
         """
-        terms = [
-            (net.get_parameter(name).float().square() * _alive(tables, probs, net.get_parameter(name).shape)).sum()
-            for name, tables in self._tables.items()
-        ]
+        terms = []
+        for name, tables in self._tables.items():
+            weight = net.get_parameter(name)
+            wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+            terms.append((wide.square() * _alive(tables, probs, weight.shape)).sum())
         return torch.stack(terms).sum() / (2 * self._scale**2)
 
 

@@ -146,6 +146,16 @@ class SparseModule(OwnedModule):
                 account.draw(draws[group.name])
         return draws
 
+    def slab_penalty(self, gates: Mapping[str, Tensor]) -> Tensor:
+        """The slab's L2 penalty of the weights that given gates leave, in nats; 0 without a ``slab_scale``.
+
+        Args:
+            gates: group name to gate values of shape ``(size,)``.
+        """
+        if self._slab is None:
+            return self._reference()
+        return self._slab(self.child("net"), [(gates[group.name] != 0).float() for group in self.groups])
+
     @torch.no_grad()
     def hold_open(self, points: Mapping[str, Tensor], gates: Mapping[str, HardConcrete]) -> dict[str, Tensor]:
         """Test-time gates of which each group keeps its ``min_units``.
