@@ -22,7 +22,7 @@ class Likelihood(OwnedModule):
     data set whatever the batch size, and a code cost means the same for all.
 
     Args:
-        net: a sparse module, or any network.
+        net: a sparse module, or any network of one input.
         num_data: size of the training set, N.
 
     Raises:

@@ -182,7 +182,7 @@ class Finder:
             for name, module in self._modules.items()
             if name not in layers
             and any(
-                p.dim() > 1 and join_name(name, own) not in self._flow.elements
+                p.dim() > 1 and not any((join_name(name, own), dim) in self._axes for dim in range(p.dim()))
                 for own, p in module.named_parameters(recurse=False)
             )
             and not any(name.startswith(f"{layer}.") for layer in layers)

@@ -243,3 +243,21 @@ def test_tied_weights_name_both_layers():
         reason = str(error.value).split(f"{layer}: ")[1].split(";")[0]
         assert "'fc1.weight'" in reason
         assert "'fc2.weight'" in reason
+
+
+def test_kinds_of_layers_without_gates_are_listed():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cells, self.bag = nn.LSTM(4, 5, batch_first=True), nn.EmbeddingBag(10, 5)
+            self.fc1, self.fc2 = nn.Linear(5, 7), nn.Linear(7, 2)
+
+        def forward(self, x, words):
+            h, _ = self.cells(x)
+            return self.fc2(self.fc1(h[:, -1] + self.bag(words)).relu())
+
+    inputs = torch.randn(3, 6, 4), torch.randint(10, (3, 2))
+    structure = sparsify(Recurrent(), inputs).structure
+    assert structure.dense["cells"] == "LSTM has no gates"
+    assert structure.dense["bag"] == "EmbeddingBag has no gates"
+    assert [group.name for group in structure.groups] == ["fc1.unit"]
