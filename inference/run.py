@@ -118,6 +118,21 @@ class Run:
             if self._options.schedule != "constant" and group.get("name") != "gates":
                 group["lr"] = rate * factor
 
+    def _begin_epoch(self, loader: Batches) -> None:
+        """Sets what holds for all steps of an epoch; from here a resumed one goes on as it was."""
+        self._objective.train()
+        self._set_rates(self.progress.epoch)
+        if self.fine_tuning:
+            fixed = self.guide.point()
+            self._objective.fixed_gates = fixed
+            self._objective.penalties = (partial(find_sparse(self.model).slab_penalty, fixed),)
+        else:
+            self._objective.fixed_gates = None
+            self._objective.penalties = tuple(budget.penalty for budget in self.budgets)
+        self._steps = max(1, math.ceil((length(loader) or 0) / self._options.accumulate))
+        for budget in self.budgets:
+            budget.aim(self._done)
+
     def train_epoch(self, loader: Batches) -> dict[str, float]:
         """Trains for one epoch, or for the rest of the one that was interrupted.
 
@@ -130,18 +145,7 @@ class Run:
             KeyboardInterrupt: on Ctrl-C.
         """
         done = self.progress
-        self._objective.train()
-        self._set_rates(done.epoch)
-        if self.fine_tuning:
-            fixed = self.guide.point()
-            self._objective.fixed_gates = fixed
-            self._objective.penalties = (partial(find_sparse(self.model).slab_penalty, fixed),)
-        else:
-            self._objective.fixed_gates = None
-            self._objective.penalties = tuple(budget.penalty for budget in self.budgets)
-        self._steps = max(1, math.ceil((length(loader) or 0) / self._options.accumulate))
-        for budget in self.budgets:
-            budget.aim(self._done)
+        self._begin_epoch(loader)
         start = time.perf_counter() - done.sums.get("seconds", 0.0)
         for batches in _grouped(self._batches(loader), self._options.accumulate):
             if not self._checked:

@@ -25,7 +25,6 @@ from l0bayes.copying import copied
 from l0bayes.inference.processes import Processes
 from l0bayes.inference.timing import interleaved
 from l0bayes.live_cost import Amount, LiveCost
-from l0bayes.sparse_module import SparseModule
 from l0bayes.sparsify import compact, find_sparse
 from l0bayes.structure.names import layer_of
 
@@ -107,8 +106,7 @@ class Budget:
         self._model, self._guide, self._example = model, guide, example
         self._step = self._RISE * num_data / max(1.0, self._SHARE_OF_RUN * updates)
         self._of: Amount = "parameters" if target.of == "parameters" else "macs"
-        self._live = LiveCost(self._sparse.structure, self._of, target.layers)
-        self._structure = self._sparse.structure
+        self._sparse = find_sparse(model)
         self._total = self._live.total
         self._pressure = 1.0
         self._growth = 2.0 ** (1 / max(1.0, self._SHARE_OF_RUN * updates))
@@ -119,8 +117,9 @@ class Budget:
         self._refuse_impossible()
 
     @property
-    def _sparse(self) -> SparseModule:
-        return find_sparse(self._model)
+    def _live(self) -> LiveCost:
+        """Of the network as it is now, for it may shrink."""
+        return self._sparse.live_cost(self._of, self.target.layers)
 
     def _refuse_impossible(self) -> None:
         least = {}
@@ -137,9 +136,6 @@ class Budget:
             )
 
     def _amount(self, probs: Mapping[str, Tensor]) -> Tensor:
-        if self._sparse.structure is not self._structure:  # the network was shrunk
-            self._structure = self._sparse.structure
-            self._live = LiveCost(self._structure, self._of, self.target.layers)
         return self._live.amount(probs) / self._total
 
     def penalty(self) -> Tensor:

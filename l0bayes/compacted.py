@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from l0bayes.copying import copied
 from l0bayes.select_inputs import can_select, selecting
 from l0bayes.structure import GateGroup, join_name
-from l0bayes.structure.names import named_twice
+from l0bayes.structure.names import by_owner, named_twice
 from l0bayes.subnetwork import Selector, laid_out_as, tensor_of
 from l0bayes.widths import attributes
 
@@ -71,13 +71,10 @@ def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> nn.Module:
         if tensor == "index" and can_select(layer := net.get_submodule(path)):
             net = _replace(net, layer, selecting(layer))
     state = dict(net.named_parameters(remove_duplicate=False)) | dict(net.named_buffers(remove_duplicate=False))
-    owners: dict[str, dict[str, torch.Size]] = {}
     for name, shape in shapes.items():
         if name not in state or state[name].dim() != len(shape):
             raise ValueError(f"{type(net).__name__} has no tensor {name} of {len(shape)} dimensions")
-        path, _, attribute = name.rpartition(".")
-        owners.setdefault(path, {})[attribute] = torch.Size(shape)
-    for path, own in owners.items():
+    for path, own in by_owner({name: torch.Size(shape) for name, shape in shapes.items()}).items():
         owner = net.get_submodule(path)
         changed = {name: shape for name, shape in own.items() if shape != state[join_name(path, name)].shape}
         for attribute, value in attributes(owner, changed).items():

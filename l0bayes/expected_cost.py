@@ -14,6 +14,7 @@ from torch import Tensor
 
 from l0bayes.errors import StructureError
 from l0bayes.structure import Structure
+from l0bayes.structure.groups import gates_over
 
 _LARGEST = 2_000_000  # numbers in a table of all axes by all gates
 
@@ -355,15 +356,8 @@ class RunningAccount:
 
 def _by_element(dims: Mapping[int | None, list[tuple[int, Tensor]]], shape: torch.Size) -> list[tuple[int, Tensor]]:
     """Gates of single elements, and those of the rows and columns that they lie in."""
-    parts: list[tuple[int, Tensor]] = []
-    for dim, tables in dims.items():
-        for number, table in tables:
-            line = table if dim is None else table.reshape([-1 if d == dim else 1 for d in range(len(shape))])
-            element = line.reshape(shape).flatten() if dim is None else line.expand(shape).flatten()
-            for earlier, other in parts:
-                if earlier == number:  # one gate over row and column counts once
-                    element = torch.where(element == other, -1, element)
-            parts.append((number, element))
+    tables = ((number, dim, table) for dim, tables in dims.items() for number, table in tables)
+    parts = [(number, line.expand(shape).flatten()) for number, line in gates_over(tables, shape)]
     return sorted(parts, key=lambda part: part[0])
 
 

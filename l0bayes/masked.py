@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from l0bayes.structure import GateGroup
+from l0bayes.structure.groups import along
 
 
 def masked_forward(net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[str, Tensor], *inputs: Any) -> Any:
@@ -31,6 +32,5 @@ def masked_forward(net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[s
             gate = gates[group.name].to(tensor.dtype)
             table = part.gates.to(gate.device)
             value = torch.where(table >= 0, gate[table.clamp(min=0)], 1.0)
-            shape = tensor.shape if part.dim is None else [-1 if d == part.dim else 1 for d in range(tensor.dim())]
-            tensors[part.tensor] = tensor * value.reshape(shape)
+            tensors[part.tensor] = tensor * along(value, part.dim, tensor.shape)
     return functional_call(net, tensors, inputs, tie_weights=False)

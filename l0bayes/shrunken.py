@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from l0bayes.sparse_module import SparseModule
-from l0bayes.structure import GateGroup, Product, Slice, Structure
+from l0bayes.structure import GateGroup, Product, Slice, Structure, join_name
+from l0bayes.structure.names import by_owner
 from l0bayes.subnetwork import Selector, tensor_of
 from l0bayes.widths import attributes
 
@@ -45,24 +46,20 @@ def remove_units(sparse: SparseModule, stay: Mapping[str, Tensor]) -> tuple[Repl
     units = [group for group in structure.groups if group.removable and group.selects is None]
     positions = Selector(net, units).positions({group.name: gates[group.name] for group in units})
     left = {group.name: _left(group, gates[group.name], positions, structure) for group in structure.groups}
-    shapes: dict[str, dict[str, torch.Size]] = {}
-    for name, cuts in positions.items():
-        path, _, attribute = name.rpartition(".")
-        shapes.setdefault(path, {})[attribute] = narrow(tensor_of(net, name), cuts).shape
-    for path, own in shapes.items():
-        module = net.get_submodule(path)
-        for attribute, value in attributes(module, own).items():
-            setattr(module, attribute, value)
+    narrowed = {name: narrow(tensor_of(net, name), cuts) for name, cuts in positions.items()}
     replaced: Replaced = []
-    for name, cuts in positions.items():
-        path, _, attribute = name.rpartition(".")
-        old = tensor_of(net, name)
-        new = narrow(old, cuts)
-        net.get_submodule(path)._non_persistent_buffers_set.discard(attribute)  # noqa: SLF001 (as in compacted)
-        if isinstance(old, nn.Parameter):
-            new = nn.Parameter(new, requires_grad=old.requires_grad)
-            replaced.append((old, new, cuts))
-        setattr(net.get_submodule(path), attribute, new)
+    for path, own in by_owner(narrowed).items():
+        module = net.get_submodule(path)
+        for attribute, value in attributes(module, {name: new.shape for name, new in own.items()}).items():
+            setattr(module, attribute, value)
+        for attribute, value in own.items():
+            name = join_name(path, attribute)
+            old, new = tensor_of(net, name), value
+            module._non_persistent_buffers_set.discard(attribute)  # noqa: SLF001 (as in compacted)
+            if isinstance(old, nn.Parameter):
+                new = nn.Parameter(value, requires_grad=old.requires_grad)
+                replaced.append((old, new, positions[name]))
+            setattr(module, attribute, new)
     sparse.restructure(_narrowed(structure, positions, left), left)
     return replaced, left
 

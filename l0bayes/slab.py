@@ -1,21 +1,14 @@
 """The slab's part of the KL for weights that are points: an L2 penalty that closed weights do not pay."""
 
-from typing import NamedTuple
+import functools
 
 import torch
 from torch import Tensor, nn
 
 from l0bayes.structure import Structure
+from l0bayes.structure.groups import gates_over
 
 _MATRIX = 2  # biases and the scales of norms have one dimension, and no slab
-
-
-class _Table(NamedTuple):
-    """Which gates of which group decide over a tensor, along one dimension or (``None``) element by element."""
-
-    dim: int | None
-    group: int
-    gates: Tensor
 
 
 class SlabPenalty:
@@ -31,12 +24,20 @@ class SlabPenalty:
 
     def __init__(self, structure: Structure, scale: float) -> None:
         self._scale = scale
-        weights = [name for name, shape in structure.shapes.items() if len(shape) >= _MATRIX]
-        self._tables: dict[str, list[_Table]] = {name: [] for name in weights}
-        for number, group in enumerate(structure.groups):
-            for part in group.slices:
-                if part.tensor in self._tables:
-                    self._tables[part.tensor].append(_Table(part.dim, number, part.gates))
+        self._device = torch.device("cpu")
+        self._gates = {
+            name: gates_over(
+                (
+                    (number, part.dim, part.gates)
+                    for number, group in enumerate(structure.groups)
+                    for part in group.slices
+                    if part.tensor == name
+                ),
+                shape,
+            )
+            for name, shape in structure.shapes.items()
+            if len(shape) >= _MATRIX
+        }
 
     def __call__(self, net: nn.Module, probs: list[Tensor]) -> Tensor:
         """The penalty, in nats.
@@ -48,25 +49,19 @@ class SlabPenalty:
         Returns:
             A scalar.
         """
+        device = probs[0].device
+        if device != self._device:
+            self._gates = {name: [(n, line.to(device)) for n, line in lines] for name, lines in self._gates.items()}
+            self._device = device
         terms = []
-        for name, tables in self._tables.items():
+        for name, lines in self._gates.items():
             weight = net.get_parameter(name)
-            wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-            terms.append((wide.square() * _alive(tables, probs, weight.shape)).sum())
+            wide = weight.to(torch.promote_types(weight.dtype, torch.float32)).square()
+            terms.append((wide * _alive(lines, probs)).sum() if lines else wide.sum())
         return torch.stack(terms).sum() / (2 * self._scale**2)
 
 
-def _alive(tables: list[_Table], probs: list[Tensor], shape: torch.Size) -> Tensor:
+def _alive(lines: list[tuple[int, Tensor]], probs: list[Tensor]) -> Tensor:
     """P(all gates over an element are open), in a shape that broadcasts to the tensor's."""
-    alive = torch.ones([1] * len(shape), device=probs[0].device)
-    seen: list[tuple[int, Tensor]] = []
-    for dim, group, gates in tables:
-        line = gates.to(alive.device).reshape(
-            shape if dim is None else [-1 if d == dim else 1 for d in range(len(shape))]
-        )
-        for other, earlier in seen:
-            if other == group:  # one gate over row and column is open once
-                line = torch.where(line == earlier, -1, line)
-        seen.append((group, line))
-        alive = alive * torch.cat((probs[group], probs[group].new_ones(1)))[line]  # the last one where none decides
-    return alive
+    extended = [torch.cat((prob, prob.new_ones(1))) for prob in probs]  # the last one where no gate decides
+    return functools.reduce(torch.mul, (extended[group][line] for group, line in lines))

@@ -13,6 +13,7 @@ from l0bayes.distributions import HardConcrete, JointL0Prior, L0Prior, SpikeAndS
 from l0bayes.errors import DataError
 from l0bayes.expected_cost import ExpectedCost, RunningAccount
 from l0bayes.gate_options import GateOptions
+from l0bayes.live_cost import Amount, LiveCost
 from l0bayes.owned_module import OwnedModule
 from l0bayes.slab import SlabPenalty
 from l0bayes.structure import GateGroup, Structure
@@ -78,12 +79,20 @@ class SparseModule(OwnedModule):
         before = self.units if left is not None else {}
         self.units = {g.name: before[g.name][left[g.name]] if left else torch.arange(g.size) for g in structure.groups}
         self.structure = structure
+        self._live: dict[tuple[Amount, str], LiveCost] = {}
         self._select = Selector(self.child("net"), structure.groups, _NARROW_BELOW)
         self._device = next(self.child("net").parameters()).device
         self._joint = (
             None if self.cost == "paper" else ExpectedCost(structure, self._prices(), self._prices_of_products())
         )
         self._slab = None if self._slab_scale is None else SlabPenalty(structure, self._slab_scale)
+
+    def live_cost(self, of: Amount = "parameters", layers: str = "*") -> LiveCost:
+        """What the gates leave of the network, see :class:`~l0bayes.live_cost.LiveCost`; tables are built once."""
+        key = of, layers
+        if key not in self._live:
+            self._live[key] = LiveCost(self.structure, of, layers)
+        return self._live[key]
 
     def _prices(self) -> dict[str, float]:
         """Nats for each element of each parameter."""

@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from l0bayes.select_inputs import feature_dim, select_features
 from l0bayes.structure import GateGroup, Slice
+from l0bayes.structure.names import by_owner
 from l0bayes.widths import attributes, computes_by_width
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -361,12 +362,8 @@ def _select(keep: Tensor, dim: int, size: int, _layer: nn.Module, args: Any, kwa
 def _narrow_widths(net: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """Sets, for a while, the attributes by which some layers compute: numbers of groups and of heads."""
     changed: list[tuple[nn.Module, str, Any]] = []
-    shapes: dict[str, dict[str, torch.Size]] = {}
-    for name, tensor in tensors.items():
-        owner, _, attribute = name.rpartition(".")
-        shapes.setdefault(owner, {})[attribute] = tensor.shape
     try:
-        for owner, own in shapes.items():
+        for owner, own in by_owner({name: tensor.shape for name, tensor in tensors.items()}).items():
             module = net.get_submodule(owner)
             if computes_by_width(module):
                 for attribute, value in attributes(module, own).items():

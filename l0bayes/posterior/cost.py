@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from l0bayes.evaluating import evaluating
-from l0bayes.live_cost import Amount, LiveCost
+from l0bayes.live_cost import Amount
 from l0bayes.sparsify import find_sparse
 
 
@@ -94,7 +94,7 @@ def open_l0(model: nn.Module, guide: Any, rule: str = "paper") -> float:
 
 
 def _gated(model: nn.Module, guide: Any, of: Amount, probs: Mapping[str, Tensor] | None = None) -> float:
-    live = LiveCost(find_sparse(model).structure, of)
+    live = find_sparse(model).live_cost(of)
     if probs is None:
         probs = {name: gate.prob_nonzero.double() for name, gate in guide.gates().items()}
     return float(live.gated(probs))

@@ -1,6 +1,6 @@
 """Gate groups: vectors of gates, and the slices of a network's tensors that each gate decides over."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -27,6 +27,32 @@ class Slice:
     dim: int | None
     gates: Tensor
     consumes: bool
+
+
+def along(table: Tensor, dim: int | None, shape: torch.Size) -> Tensor:
+    """A table of the positions along a dimension, or of all elements, in a shape that broadcasts to the tensor's."""
+    return table.reshape(shape if dim is None else [-1 if d == dim else 1 for d in range(len(shape))])
+
+
+def gates_over(tables: Iterable[tuple[int, int | None, Tensor]], shape: torch.Size) -> list[tuple[int, Tensor]]:
+    """Which gates lie over each element of a tensor, table by table; −1 where none does.
+
+    Args:
+        tables: for each, the number of its group, its dimension, and position to gate.
+        shape: the tensor's.
+
+    Returns:
+        Numbers of groups, and element to gate in a shape that broadcasts to ``shape``. A gate over row and column of
+        an element counts once.
+    """
+    found: list[tuple[int, Tensor]] = []
+    for number, dim, table in tables:
+        line = along(table, dim, shape)
+        for earlier, other in found:
+            if earlier == number:
+                line = torch.where(line == other, -1, line)
+        found.append((number, line))
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -106,10 +106,6 @@ class Labelling:
         """Whether a tensor is (a view of) a parameter or buffer itself, of which no part has been computed."""
         return isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() in self._held
 
-    def features_only(self, tensor: Tensor) -> Tensor | None:
-        """The labels of a tensor unless it is a parameter itself."""
-        return None if self.is_weight(tensor) else self.labels(tensor)
-
     def known(self, tensor: Tensor) -> Tensor:
         """The labels of a tensor, all 0 where it carries no features."""
         labels = self.labels(tensor)

@@ -1,9 +1,11 @@
 """Names of layers and tensors in a network."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
+
+_Value = TypeVar("_Value")
 
 _OF_A_LAYER = ("weight", "bias", "in_proj_weight", "in_proj_bias")
 
@@ -17,6 +19,15 @@ def layer_of(tensor: str) -> str:
     """The layer a tensor belongs to: its module's name, or its own where it is one parameter among others there."""
     owner, _, name = tensor.rpartition(".")
     return owner if name in _OF_A_LAYER else tensor
+
+
+def by_owner(values: Mapping[str, _Value]) -> dict[str, dict[str, _Value]]:
+    """Values of tensors by the module that holds them, and their names there."""
+    owners: dict[str, dict[str, _Value]] = {}
+    for name, value in values.items():
+        owner, _, attribute = name.rpartition(".")
+        owners.setdefault(owner, {})[attribute] = value
+    return owners
 
 
 def as_arguments(example_input: Any) -> tuple[Any, ...]:

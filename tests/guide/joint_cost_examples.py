@@ -4,24 +4,12 @@ import itertools
 
 import torch
 from guide_models import spread
+from named_layers import Net
 from torch import nn
 
 from l0bayes import sparsify
 from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide
 from l0bayes.models import MLP
-
-
-class Net(nn.Module):
-    """Layers by name, and how they are used."""
-
-    def __init__(self, run, **layers):
-        super().__init__()
-        self.run = run
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, x):
-        return self.run(self, x)
 
 
 def images():
