@@ -33,10 +33,12 @@ class TrainOptions(FitOptions):
         network: ``mlp``, ``lenet5`` (for 28 × 28 images), or ``wrn``, a Wide ResNet (for coloured ones).
         depth: layers of a Wide ResNet, 6n + 4.
         width: its width factor.
-        dropout: its dropout.
+        dropout: of hidden features, of the inputs of LeNet-5's last layer, or within the blocks of a Wide ResNet.
         hidden: units of the hidden layers of an MLP.
+        compare: whether to train the dense network too, in the same way.
         gates: ``unit``, ``input``, or as in the ``paper``: filters of convolutions, inputs of linear layers; of a Wide
-            ResNet the first convolution of each block.
+            ResNet the first convolution of each block. Or, layer by layer, a mapping from patterns of layers to words
+            or options, as :func:`~l0bayes.sparsify` takes it.
         code_cost: λ, nats per parameter, or per what ``cost`` says; ``aic`` or ``bic``. None: 0.03, or 0 with a target.
         cost: what is paid for: ``parameters`` or ``macs`` that are alive, or, as in the ``paper``, each gate its own.
         target_parameters: share of the parameters to keep; the code cost then follows from it, on top of the one given.
@@ -44,7 +46,7 @@ class TrainOptions(FitOptions):
         target_latency: share of the measured time of a forward pass to keep, likewise.
         inclusion: prior probability of an open gate; none is the paper's objective.
         slab_scale: standard deviation of a normal prior of the weights that are there.
-        init_open: P(z ≠ 0) at the start.
+        init_open: P(z ≠ 0) at the start; 0.8, or what ``gates`` says.
         epochs: passes over the data.
         lr: learning rate of the weights.
         batch_size: images a step.
@@ -65,7 +67,8 @@ class TrainOptions(FitOptions):
     depth: int = 16
     width: int = 1
     dropout: float = 0.0
-    gates: GatesName = "paper"
+    compare: bool = True
+    gates: GatesName | dict[str, Any] = "paper"
     code_cost: float | str | None = None
     cost: CostName = "parameters"
     target_parameters: float | None = None
@@ -73,7 +76,7 @@ class TrainOptions(FitOptions):
     target_latency: float | None = None
     inclusion: float | None = None
     slab_scale: float | None = None
-    init_open: float = 0.8
+    init_open: float | None = None
     epochs: int = 300
     lr: float = 3e-3
     batch_size: int = 64
@@ -96,6 +99,13 @@ class TrainOptions(FitOptions):
     def asked_gates(self) -> Any:
         """The gates as ``sparsify`` takes them."""
         return _PAPER_GATES[self.network] if self.gates == "paper" else self.gates
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        words = [("network", NetworkName)] + [("gates", GatesName)] * isinstance(self.gates, str)
+        for name, known in words:
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(known))}; got {getattr(self, name)!r}")
 
     @property
     def asked_code_cost(self) -> float | str:

@@ -1,4 +1,4 @@
-"""Checks of data at the door."""
+"""Checks of data and of options that several networks have, at the door."""
 
 from typing import Any
 
@@ -22,3 +22,9 @@ def check_inputs(x: Any, name: str = "x") -> None:
                 f"{name} must be finite; {int(wrong.sum())} values are NaN or infinite, the first, {x[where].item()}, "
                 f"at {where}. Remove those rows or impute them"
             )
+
+
+def check_dropout(dropout: float) -> None:
+    """Raises ``ValueError`` unless ``dropout`` is a probability in [0, 1)."""
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be a probability in [0, 1), 0 for none; got {dropout!r}")

@@ -3,6 +3,8 @@
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
+from l0bayes.checks import check_dropout
+
 
 class LeNet5(nn.Module):
     """Caffe's LeNet-5, 20-50-800-500: two convolutions, named ``conv1`` and ``conv2``, then ``fc1`` and ``fc2``.
@@ -12,16 +14,19 @@ class LeNet5(nn.Module):
     Args:
         num_classes: outputs, one for each class.
         in_channels: channels of the 28×28 input images.
+        dropout: probability that an input of ``fc2`` is dropped in training.
 
     Raises:
-        ValueError: if an argument is not a positive integer.
+        ValueError: if a number is not a positive integer, or ``dropout`` is not in [0, 1).
     """
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 1) -> None:
+    def __init__(self, num_classes: int = 10, in_channels: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
         for name, number in (("num_classes", num_classes), ("in_channels", in_channels)):
             if not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name} must be a positive integer; got {number!r}")
+        check_dropout(dropout)
+        self.dropout = dropout
         self.conv1 = nn.Conv2d(in_channels, 20, 5)
         self.conv2 = nn.Conv2d(20, 50, 5)
         self.fc1 = nn.Linear(800, 500)
@@ -32,5 +37,7 @@ class LeNet5(nn.Module):
         x = F.max_pool2d(self.conv1(x).relu(), 2)
         x = F.max_pool2d(self.conv2(x).relu(), 2)
         x = self.fc1(x.flatten(1)).relu()
+        if self.dropout:
+            x = F.dropout(x, self.dropout, self.training)
         output: Tensor = self.fc2(x)
         return output

@@ -2,7 +2,10 @@
 
 from itertools import pairwise
 
+import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
+
+from l0bayes.checks import check_dropout
 
 
 class MLP(nn.Module):
@@ -10,16 +13,19 @@ class MLP(nn.Module):
 
     Args:
         sizes: features of the input, of each hidden layer, and of the output; the paper's is 784, 300, 100, 10.
+        dropout: probability that a hidden feature is dropped in training.
 
     Raises:
-        ValueError: if there are fewer than two sizes or one is not positive.
+        ValueError: if there are fewer than two sizes, one is not positive, or ``dropout`` is not in [0, 1).
     """
 
-    def __init__(self, *sizes: int) -> None:
+    def __init__(self, *sizes: int, dropout: float = 0.0) -> None:
         super().__init__()
         if len(sizes) < 2 or any(not isinstance(size, int) or size < 1 for size in sizes):  # noqa: PLR2004
             raise ValueError(f"sizes must be two or more positive integers, such as 784, 300, 100, 10; got {sizes}")
+        check_dropout(dropout)
         self.sizes = sizes
+        self.dropout = dropout
         for number, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
             self.add_module(f"fc{number}", nn.Linear(fan_in, fan_out))
 
@@ -29,5 +35,7 @@ class MLP(nn.Module):
         *hidden, last = self.children()
         for layer in hidden:
             x = layer(x).relu()
+            if self.dropout:
+                x = F.dropout(x, self.dropout, self.training)
         output: Tensor = last(x)
         return output

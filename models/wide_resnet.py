@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from l0bayes.checks import check_dropout
+
 
 class Block(nn.Module):
     """A pre-activation residual block: BN-ReLU-conv, dropout, BN-ReLU-conv, added to the shortcut.
@@ -59,8 +61,7 @@ class WideResNet(nn.Module):
         for name, number in (("width", width), ("num_classes", num_classes)):
             if not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name} must be a positive integer, such as 10; got {number!r}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be a probability in [0, 1), 0 for none; got {dropout!r}")
+        check_dropout(dropout)
         blocks = (depth - 4) // 6
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.stage1 = self._stage(blocks, 16, 16 * width, 1, dropout)

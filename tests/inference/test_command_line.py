@@ -43,7 +43,7 @@ def small(out):
 
 def test_files(out):
     assert {path.name for path in out.iterdir()} == {
-        *("compacted.safetensors", "compacted.json", "guide.safetensors", "guide.json"),
+        *(f"{name}.{kind}" for name in ("compacted", "dense", "model", "guide") for kind in ("safetensors", "json")),
         *("gates.csv", "gates.png", "history.csv", "training.png", "summary.json"),
         *("dense.checkpoint", "gated.checkpoint", "options.json"),
     }
@@ -55,6 +55,37 @@ def test_error_of_the_compacted_network(small, summary):
     assert summary["test_error"]["compacted"] == pytest.approx(error)
     assert summary["test_error"]["gated"] == pytest.approx(error)
     assert 0 <= summary["test_error"]["dense"] < 0.9
+
+
+def test_model_and_guide_can_be_loaded(out, small):
+    test = load_data("digits").test
+    model = Classifier(sparsify(MLP(64, *HIDDEN, 10), test.x[:2], gates="input"), num_data=100)
+    guide = HardConcreteGuide(model)
+    load(out / "model.safetensors", model)
+    load(out / "guide.safetensors", guide)
+    torch.testing.assert_close(predict(model, guide, test.x), small(test.x), atol=1e-5, rtol=1e-4)
+
+
+def test_dense_network_can_be_loaded(out, summary):
+    test = load_data("digits").test
+    dense = load(out / "dense.safetensors", MLP(64, *HIDDEN, 10))
+    error = (dense(test.x).argmax(-1) != test.y).double().mean().item()
+    assert summary["test_error"]["dense"] == pytest.approx(error)
+
+
+def test_gates_layer_by_layer_and_no_dense_network(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "data: digits\nhidden: [8, 6]\nepochs: 1\nprogress: false\ncompare: false\n"
+        "gates:\n  fc1: {gates: input, init_open: 0.3}\n  fc3: input\ngate_lr: 1.0e-9\n"
+    )
+    assert main(["train", "--config", str(config), "--out", str(tmp_path)]) == 0
+    table = pd.read_csv(tmp_path / "gates.csv")
+    starts = table.groupby("site").p_nonzero.mean()
+    assert {site.rsplit(".", 2)[-2]: round(p, 3) for site, p in starts.items()} == {"fc1": 0.3, "fc3": 0.8}
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert set(summary["test_error"]) == {"gated", "compacted"}
+    assert not (tmp_path / "dense.checkpoint").exists()
 
 
 def test_parameters_and_macs(small, summary):

@@ -150,19 +150,6 @@ def test_training_normalises_over_the_batch_and_evaluation_does_not():
     torch.testing.assert_close(net.bn.running_mean, before, rtol=0, atol=0)
 
 
-def test_dropout_is_drawn_in_training_only():
-    net, x = WideResNet(10, 1, dropout=0.5), torch.randn(4, 3, 16, 16)
-    net.train()
-    assert not torch.equal(net(x), net(x))
-    net.eval()
-    torch.testing.assert_close(net(x), net(x), rtol=0, atol=0)
-
-
-def test_without_dropout_training_is_deterministic():
-    net, x = WideResNet(10, 1), torch.randn(4, 3, 16, 16)
-    torch.testing.assert_close(net(x), net(x), rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("depth", [-2, 0, 4, 9, 27, 29, 28.0, "28"])
 def test_impossible_depth_is_refused(depth):
     message = re.escape(f"depth must be 6n + 4 for n blocks in each stage, such as 16, 28 or 40; got {depth!r}")
@@ -175,10 +162,3 @@ def test_impossible_depth_is_refused(depth):
 def test_impossible_sizes_are_refused(name, number):
     with pytest.raises(ValueError, match=f"{name} must be a positive integer, such as 10; got {number!r}"):
         WideResNet(10, **{name: number})
-
-
-@pytest.mark.parametrize("dropout", [-0.1, 1, 1.5, math.nan])
-def test_impossible_dropout_is_refused(dropout):
-    message = re.escape(f"dropout must be a probability in [0, 1), 0 for none; got {dropout!r}")
-    with pytest.raises(ValueError, match=message):
-        WideResNet(10, 1, dropout=dropout)
