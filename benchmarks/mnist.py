@@ -1,9 +1,9 @@
 """LeNet-5 and the MLP of the paper's Table 1 on MNIST: train, keep the finished networks, evaluate them again.
 
 Each file in ``configs/`` is a configuration of ``l0bayes train``, chosen on the validation part; those called
-``dropout-…`` have no gates. A run writes the finished network, if it has gates, and its summary (last-epoch test errors, scores by
-test-time rule, seconds, options, versions) to ``results/mnist/``; the working folder holds the checkpoints from which
-an interrupted run goes on. ``--check`` evaluates what is stored.
+``dropout-…`` have no gates. A run writes its summary (last-epoch test errors, scores by test-time rule, seconds,
+options, versions) to ``results/mnist/``, with the finished network, if it has gates; the working folder holds the
+checkpoints from which an interrupted run goes on. ``--check`` evaluates what is stored.
 """
 
 import argparse
