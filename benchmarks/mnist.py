@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 import yaml
-from mnist_scores import dense_scores, gated_scores
 from mnist_table import STORE, table
 from record import facts
+from scores import dense_scores, gated_scores
 
 from l0bayes.inference import load
 from l0bayes.inference.data import load_data

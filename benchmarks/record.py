@@ -39,7 +39,7 @@ def record(name: str, seed: int, numbers: dict[str, Any], table: str | None = No
     """Prints the numbers and stores them as ``results/<name>.json``, and their table, if any, as ``<name>.md``."""
     stored = {**facts(seed), "results": numbers}
     print(table or json.dumps(numbers, indent=2))
-    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / name).parent.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(stored, indent=2) + "\n")
     if table is not None:
         title = f"`{stored['command']}`, torch {torch.__version__}, {stored['machine']['threads']} threads"

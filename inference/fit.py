@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from l0bayes.inference.elbo import ClosedFormKL_ELBO
 from l0bayes.inference.evaluate import evaluate, is_gated
-from l0bayes.inference.fit_doors import check_arguments, first_batch, see_first_batch
+from l0bayes.inference.fit_doors import check_kinds, check_options, first_batch, see_first_batch
 from l0bayes.inference.fit_options import FitOptions
+from l0bayes.inference.history import history_path
 from l0bayes.inference.interrupt import deferred_interrupt
 from l0bayes.inference.objective import Objective
 from l0bayes.inference.optimizers import build_optimizer
@@ -55,6 +56,7 @@ def fit(
     *,
     validation_loader: Batches | None = None,
     checkpoint: str | Path | None = None,
+    history: str | Path | None = None,
     tensorboard: str | Path | None = None,
     target: Target | Sequence[Target] = (),
     optimizer: torch.optim.Optimizer | str | None = None,
@@ -74,6 +76,7 @@ def fit(
         validation_loader: batches on which to report the error after each epoch.
         checkpoint: a file written after every epoch and on Ctrl-C. If it exists, the run goes on from there, as
             if it had never stopped.
+        history: a ``.csv`` or ``.json`` file, into which the history is written after every epoch.
         tensorboard: a folder for the history as TensorBoard reads it; needs the extra ``tensorboard``.
         target: what is to be left of the network, instead of (or on top of) a code cost; one or several.
         optimizer: a torch optimizer over all parameters of model and guide, instead of those that the options make.
@@ -89,6 +92,7 @@ def fit(
     Raises:
         TypeError: if an option is unknown.
         ValueError: if an argument is out of range, or a target impossible.
+        OSError: if a file cannot be written; what was written before it is still there.
         DataError: if the loader is empty or its data do not suit the model.
         DivergenceError: if the loss stops being finite, or no gate is open any more.
         FileFormatError: if the checkpoint is damaged or belongs to another run.
@@ -98,10 +102,10 @@ def fit(
         changes["optimizer"], optimizer = optimizer, None
     asked = (options or FitOptions()).changed(**changes)
     targets = tuple(target) if isinstance(target, Sequence) else (target,)
-    check_arguments(model, guide, train_loader, validation=validation_loader, options=asked, targets=targets)
+    check_kinds(model, guide, train_loader, targets)
+    check_options(model, train_loader, validation_loader, asked, targets=bool(targets), own_elbo=elbo is not None)
+    history_path(history)
     with pyro.get_param_store().scope(), deferred_interrupt() as interruption:
-        if elbo is not None and (asked.antithetic or asked.num_particles > 1):
-            raise ValueError("antithetic and num_particles are options of the default ELBO; give them to elbo itself")
         elbo = elbo or ClosedFormKL_ELBO(num_particles=asked.num_particles, antithetic=asked.antithetic)
         objective = Objective(elbo, model, guide, bf16=asked.bf16)
         see_first_batch(guide, train_loader)
@@ -113,6 +117,7 @@ def fit(
             optimizer or build_optimizer(objective, asked, num_data),
             asked,
             checkpoint=None if checkpoint is None else Path(checkpoint),
+            history=history_path(history),
             interruption=interruption,
             budgets=_budgets(targets, model, guide, train_loader, asked),
             num_data=num_data,

@@ -17,10 +17,8 @@ from l0bayes.inference.target import Target
 from l0bayes.models.likelihood import Likelihood
 
 
-def check_arguments(
-    model: Any, guide: Any, loader: Any, *, validation: Any, options: FitOptions, targets: Sequence[Any]
-) -> None:
-    """Raises where the arguments of ``fit`` cannot go together."""
+def check_kinds(model: Any, guide: Any, loader: Any, targets: Sequence[Any]) -> None:
+    """Raises where an argument of ``fit`` is not the kind of thing it should be."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a module, such as Classifier or a PyroModule; got {type(model).__name__}")
     if not hasattr(loader, "__iter__") or isinstance(loader, Iterator):
@@ -32,15 +30,23 @@ def check_arguments(
         raise TypeError(
             f"guide must be a HardConcreteGuide for a model with a sparse network; got {type(guide).__name__}"
         )
+    for target in targets:
+        if not isinstance(target, Target):
+            raise TypeError(f"target must be a Target, such as Target(0.1); got {target!r}")
+
+
+def check_options(
+    model: Any, loader: Any, validation: Any, options: FitOptions, *, targets: bool, own_elbo: bool
+) -> None:
+    """Raises where options of ``fit`` ask for what model, loaders or ELBO do not have."""
+    if own_elbo and (options.antithetic or options.num_particles > 1):
+        raise ValueError("antithetic and num_particles are options of the default ELBO; give them to elbo itself")
     if options.shrink_below is not None and not is_gated(model):
         raise ValueError(f"shrink_below={options.shrink_below} needs a network made by sparsify; the model has none")
     if options.patience is not None and (validation is None or not isinstance(model, Likelihood)):
         raise ValueError("patience needs a validation_loader, and a model such as Classifier that knows an error")
     if (options.fine_tune or targets) and not is_gated(model):
         raise ValueError("fine_tune and target need a network made by sparsify; the model has none")
-    for target in targets:
-        if not isinstance(target, Target):
-            raise TypeError(f"target must be a Target, such as Target(0.1); got {target!r}")
     if (options.kl_warmup or targets) and length(loader) is None:
         raise DataError("train_loader must have a length for kl_warmup and target, which go by the share of a run done")
 

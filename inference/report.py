@@ -10,10 +10,10 @@ from l0bayes.inference.files import write_bytes
 
 
 def write_report(out: Path, table: pd.DataFrame, history: pd.DataFrame, image_shape: tuple[int, int]) -> None:
-    """Writes the gate table, the history, and pictures of both.
+    """Writes the gate table, and pictures of it and of the history.
 
     Args:
-        out: folder to write to: ``gates.csv``, ``history.csv``, ``gates.png``, ``training.png``.
+        out: folder to write to: ``gates.csv``, ``gates.png``, ``training.png``.
         table: from :func:`~l0bayes.gate_table`.
         history: of the run.
         image_shape: height and width of the images whose pixels are gated.
@@ -21,7 +21,6 @@ def write_report(out: Path, table: pd.DataFrame, history: pd.DataFrame, image_sh
     from l0bayes.posterior import pictures  # noqa: PLC0415 (matplotlib is heavy)
 
     write_bytes(out / "gates.csv", table.to_csv(index=False).encode())
-    write_bytes(out / "history.csv", history.to_csv(index=False).encode())
     pixels = image_shape[0] * image_shape[1]
     sizes = table.groupby("site", sort=False).size()
     inputs = {str(site): size for site, size in sizes.items() if str(site).endswith(".input")}

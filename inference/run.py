@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0bayes.errors import DataError, DivergenceError
+from l0bayes.errors import DataError, DivergenceError, L0BayesError
 from l0bayes.inference.checkpoint import (
     Progress,
     load_checkpoint,
@@ -22,6 +22,7 @@ from l0bayes.inference.checkpoint import (
 )
 from l0bayes.inference.fit_doors import check_batch, length
 from l0bayes.inference.fit_options import FitOptions
+from l0bayes.inference.history import write_history
 from l0bayes.inference.interrupt import Interruption
 from l0bayes.inference.moving_average import MovingAverage
 from l0bayes.inference.objective import Objective
@@ -44,6 +45,7 @@ class Run:
         optimizer: over all parameters.
         options: how to train.
         checkpoint: where to write checkpoints, if anywhere.
+        history: where to write the history, if anywhere.
         interruption: whether Ctrl-C was pressed.
         budgets: the targets, followed.
         num_data: size of the training set, 1 if nobody knows.
@@ -56,6 +58,7 @@ class Run:
         options: FitOptions,
         *,
         checkpoint: Path | None,
+        history: Path | None = None,
         interruption: Interruption,
         budgets: Sequence[Budget] = (),
         num_data: int = 1,
@@ -76,6 +79,7 @@ class Run:
         self._rates = [group["lr"] for group in optimizer.param_groups]
         self.average = None if options.ema is None else MovingAverage(optimizer, options.ema)
         self.checkpoint = checkpoint
+        self._history = history
         self.progress = Progress()
 
     # -- going on -----------------------------------------------------------------------------------------------
@@ -100,10 +104,26 @@ class Run:
         self._set_rates(progress.epoch if progress.step else max(0, progress.epoch - 1))
 
     def save(self) -> None:
-        """Writes the checkpoint, once for all processes."""
-        if self.checkpoint is not None and self.processes.first:
-            self.progress.multipliers = [budget.multiplier for budget in self.budgets]
-            save_checkpoint(self.checkpoint, self._modules, self._optimizer, self.progress)
+        """Writes checkpoint and history, once for all processes.
+
+        Raises:
+            OSError: if that fails, on a full disk for instance.
+        """
+        if not self.processes.first:
+            return
+        self.progress.multipliers = [budget.multiplier for budget in self.budgets]
+        try:
+            if self.checkpoint is not None:
+                save_checkpoint(self.checkpoint, self._modules, self._optimizer, self.progress)
+            if self._history is not None:
+                write_history(self._history, self.progress.history)
+        except OSError as error:
+            raise type(error)(
+                error.errno,
+                f"{error.strerror}, after {self.progress.epoch} epochs.{self._kept()} Model and guide keep what they "
+                "learned. Make room, or give another path, and call again",
+                error.filename,
+            ) from error
 
     # -- an epoch -----------------------------------------------------------------------------------------------
 
@@ -147,7 +167,7 @@ class Run:
         done = self.progress
         self._begin_epoch(loader)
         start = time.perf_counter() - done.sums.get("seconds", 0.0)
-        for batches in _grouped(self._batches(loader), self._options.accumulate):
+        for batches in _grouped(self._guarded(self._batches(loader)), self._options.accumulate):
             if not self._checked:
                 check_batch(self._objective, batches[0])
                 self._checked = True
@@ -200,6 +220,36 @@ class Run:
         first = next(rest, None)  # the order of data is drawn here
         set_random_state(now)
         return iter(()) if first is None else itertools.chain([first], rest)
+
+    def _guarded(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; if the loader fails, what was learned by then is kept.
+
+        Raises:
+            DataError: if it does.
+        """
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except L0BayesError:
+                raise
+            except Exception as error:
+                raise self._of_the_loader(error) from error
+            yield batch
+
+    def _of_the_loader(self, error: Exception) -> DataError:
+        done = self.progress
+        try:
+            if done.step:
+                self.save()
+        except RuntimeError as dead_worker:  # torch tells by a signal, which may come only now
+            error = dead_worker
+            self.save()
+        return DataError(
+            f"train_loader failed in epoch {done.epoch + 1}, after {done.step} steps, with "
+            f"{type(error).__name__}: {error}.{self._kept()}"
+        )
 
     # -- a step -------------------------------------------------------------------------------------------------
 

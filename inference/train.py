@@ -139,12 +139,18 @@ def train_one(
         job.batches(job.data.train, o.batch_size, shuffle=True),
         validation_loader=job.batches(job.data.validation),
         checkpoint=checkpoint,
+        history=out / history_file(name),
         tensorboard=out / "events" / name if o.tensorboard else None,
         target=o.targets if gated else (),
         progress=o.progress,
         options=o.fit_options(gated=gated),
     )
     return evaluate(model, guide, job.batches(job.data.test)), result.history
+
+
+def history_file(name: str) -> str:
+    """Name of the file with the history of the ``dense`` or the ``gated`` network."""
+    return "history.csv" if name == "gated" else f"{name}_history.csv"
 
 
 def layer_sizes(net: nn.Module) -> str:

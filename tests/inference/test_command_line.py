@@ -44,7 +44,7 @@ def small(out):
 def test_files(out):
     assert {path.name for path in out.iterdir()} == {
         *(f"{name}.{kind}" for name in ("compacted", "dense", "model", "guide") for kind in ("safetensors", "json")),
-        *("gates.csv", "gates.png", "history.csv", "training.png", "summary.json"),
+        *("gates.csv", "gates.png", "history.csv", "dense_history.csv", "training.png", "summary.json"),
         *("dense.checkpoint", "gated.checkpoint", "options.json"),
     }
 

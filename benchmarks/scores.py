@@ -1,5 +1,7 @@
 """Error, negative log-likelihood and calibration of predictions on a test part."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_calibration_error
@@ -10,7 +12,6 @@ from l0bayes.inference.data import Split
 from l0bayes.models import Classifier
 
 RULES = ("paper", "median", "mean")
-DRAWS = 64
 SEED = 0
 
 
@@ -23,15 +24,18 @@ def scores(probs: Tensor, y: Tensor) -> dict[str, float]:
     }
 
 
-def dense_scores(net: nn.Module, test: Split) -> dict[str, float]:
+def dense_scores(net: nn.Module, test: Split, batch_size: int = 10_000) -> dict[str, float]:
     """Of a network without gates."""
     with evaluating(net), torch.no_grad():
-        return scores(net(test.x).softmax(-1), test.y)
+        return scores(torch.cat([net(x) for x in test.x.split(batch_size)]).softmax(-1), test.y)
 
 
-def gated_scores(model: Classifier, guide: HardConcreteGuide, test: Split) -> dict[str, dict[str, float]]:
+def gated_scores(
+    model: Classifier, guide: HardConcreteGuide, test: Split, *, draws: int = 64, batch_size: int = 10_000
+) -> dict[str, dict[str, float]]:
     """Of each rule for test-time gates, and of the mean of the probabilities over draws of the gates."""
-    found = {rule: scores(predict(model, guide, test.x, rule=rule).softmax(-1), test.y) for rule in RULES}
+    run = partial(predict, model, guide, test.x, batch_size=batch_size)
+    found = {rule: scores(run(rule=rule).softmax(-1), test.y) for rule in RULES}
     torch.manual_seed(SEED)
-    draws = predict(model, guide, test.x, gates="sample", num_samples=DRAWS)
-    return found | {f"mean_of_{DRAWS}_draws": scores(draws.softmax(-1).mean(0), test.y)}
+    mean = run(gates="sample", num_samples=draws).softmax(-1).mean(0)
+    return found | {f"mean_of_{draws}_draws": scores(mean, test.y)}
