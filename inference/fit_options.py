@@ -49,6 +49,7 @@ class FitOptions:
         shrink_below: after each epoch, units with P(z ≠ 0) below this are removed for good, see
             :func:`~l0bayes.inference.shrink`.
         bf16: run the network in bfloat16 autocast; gates, KLs and parameters stay float32.
+        compile: run the network through ``torch.compile`` while it keeps its shape: in fine-tuning, or without gates.
         channels_last: keep images and convolutions in that layout.
     """
 
@@ -70,6 +71,7 @@ class FitOptions:
     draws_apart: bool = False
     shrink_below: float | None = None
     bf16: bool = False
+    compile: bool = False
     channels_last: bool = False
 
     def __post_init__(self) -> None:

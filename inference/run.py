@@ -5,6 +5,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from l0bayes.inference.checkpoint import (
     save_checkpoint,
     set_random_state,
 )
+from l0bayes.inference.compiling import Compiled
+from l0bayes.inference.evaluate import is_gated
 from l0bayes.inference.fit_doors import check_batch, length
 from l0bayes.inference.fit_options import FitOptions
 from l0bayes.inference.history import write_history
@@ -78,6 +81,7 @@ class Run:
         self._steps = 1  # an epoch, as far as the loader knows
         self._rates = [group["lr"] for group in optimizer.param_groups]
         self.average = None if options.ema is None else MovingAverage(optimizer, options.ema)
+        self._compiled = Compiled(self.model) if options.compile else None
         self.checkpoint = checkpoint
         self._history = history
         self.progress = Progress()
@@ -166,13 +170,15 @@ class Run:
         """
         done = self.progress
         self._begin_epoch(loader)
+        keeps_its_shape = self.fine_tuning or not is_gated(self.model)
         start = time.perf_counter() - done.sums.get("seconds", 0.0)
         for batches in _grouped(self._guarded(self._batches(loader)), self._options.accumulate):
             if not self._checked:
                 check_batch(self._objective, batches[0])
                 self._checked = True
             self._objective.kl_weight = self._kl_weight()
-            loss = self._step(batches)
+            with self._compiled.active() if self._compiled and keeps_its_shape else nullcontext():
+                loss = self._step(batches)
             done.step += 1
             for budget in () if self.fine_tuning else self.budgets:
                 budget.update(self._done)

@@ -1,0 +1,86 @@
+"""Training through torch.compile: the same numbers, and only where the network keeps its shape."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from toy_problem import ROWS, blobs, loader, pair
+
+from l0bayes.inference import HardConcreteGuide, TensorBatches, fit
+from l0bayes.models import MLP, Classifier, LeNet5
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Compiles without a C++ compiler, and collects the graphs."""
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    plain = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self: plain(self, backend=backend))
+    yield graphs
+    torch.compiler.reset()
+
+
+def run(**options):
+    model, guide = pair()
+    options = {"epochs": 2, "fine_tune": 3, "lr": 1e-2, "gate_lr": 0.1, "progress": False} | options
+    batches = TensorBatches(*blobs(), 25, shuffle=True)
+    history = fit(model, guide, batches, validation_loader=loader(), **options).history
+    return model, history
+
+
+def test_fine_tuning_gives_the_same_network(traced):
+    (plain, history), (compiled, other) = run(), run(compile=True)
+    assert len(traced) == 1
+    for one, two in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.tensor(history["elbo"]), torch.tensor(other["elbo"]), rtol=1e-4, atol=1e-4)
+
+
+def test_drawn_gates_are_not_compiled(traced):
+    run(compile=True, fine_tune=0)
+    assert traced == []
+
+
+def test_a_dense_network_is_compiled_in_training_alone(traced):
+    torch.manual_seed(0)
+    model = Classifier(MLP(6, 5, 3), ROWS)
+    fit(model, HardConcreteGuide(model), loader(25), validation_loader=loader(), epochs=2, compile=True, progress=False)
+    assert len(traced) == 1
+    assert model.child("net")._compiled_call_impl is None
+
+
+@pytest.mark.usefixtures("traced")
+def test_the_network_is_plain_again_after_a_failure():
+    model, guide = pair()
+    batches = [blobs(), (torch.full((4, 6), torch.nan), torch.zeros(4, dtype=torch.int64))]
+    with pytest.raises(Exception, match="finite"):
+        fit(model, guide, batches, epochs=1, fine_tune=1, compile=True, progress=False)
+    assert model.net.child("net")._compiled_call_impl is None
+
+
+def test_a_model_without_a_network_is_refused():
+    class Own(nn.Linear):
+        def forward(self, x, y=None):
+            """Nothing to compile here."""
+
+    with pytest.raises(ValueError, match="compile needs a network in a model such as Classifier; got Own"):
+        fit(Own(1, 1), partial(print), loader(), epochs=1, compile=True, progress=False)
+
+
+def test_convolutions(traced):
+    x, y = torch.rand(8, 1, 28, 28), torch.arange(8)
+    ends = []
+    for compile_ in (False, True):
+        torch.manual_seed(0)
+        model = Classifier(LeNet5(), 8)
+        fit(model, HardConcreteGuide(model), [(x, y)], epochs=2, compile=compile_, progress=False)
+        ends.append(model.child("net")(x).detach())
+    torch.testing.assert_close(*ends, atol=1e-5, rtol=1e-4)
+    assert len(traced) == 1
