@@ -31,7 +31,9 @@ CONFIGS = Path(__file__).parent / "configs"
 SEEDS = (0, 1, 2)
 
 
-def run(name: str, seed: int, data_dir: str, out: str, changes: dict[str, Any] | None = None) -> None:
+def run(
+    name: str, seed: int, data_dir: str, out: str, *, dense: bool = True, changes: dict[str, Any] | None = None
+) -> None:
     """Trains one configuration, perhaps changed, with one seed and stores what came of it.
 
     Args:
@@ -39,11 +41,13 @@ def run(name: str, seed: int, data_dir: str, out: str, changes: dict[str, Any] |
         seed: of everything.
         data_dir: folder that holds ``MNIST/raw``.
         out: folder of the checkpoints.
+        dense: whether to train the dense network too, where the configuration compares with it.
         changes: options to change; they become a part of the name under which the result is stored.
     """
     chosen = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) | (changes or {})
     stem = "-".join([name, *(f"{key}={value}" for key, value in (changes or {}).items()), str(seed)])
     folder = Path(out) / stem
+    chosen["compare"] = chosen.get("compare", True) and dense
     options = TrainOptions(**chosen, seed=seed, data_dir=data_dir, out=str(folder), progress=False)
     STORE.mkdir(parents=True, exist_ok=True)
     if name.startswith("dropout"):
@@ -111,6 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--configs", nargs="+", default=sorted(path.stem for path in CONFIGS.glob("*.yaml")))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--dense-seeds", nargs="*", type=int, default=list(SEEDS), help="seeds of dense networks")
     parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="changes to the configurations")
     parser.add_argument("--data-dir", default="data", help="folder that holds MNIST/raw")
     parser.add_argument("--out", default="out/mnist", help="working folder, with checkpoints")
@@ -122,7 +127,8 @@ def main() -> None:
     else:
         for name in options.configs:
             for seed in options.seeds:
-                run(name, seed, options.data_dir, options.out, changes)
+                dense = seed in options.dense_seeds
+                run(name, seed, options.data_dir, options.out, dense=dense, changes=changes)
     print(table())
 
 
