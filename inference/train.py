@@ -97,12 +97,10 @@ def _claim(out: Path, options: TrainOptions) -> None:
     wanted = {name: value for name, value in asdict(options).items() if name not in MAY_CHANGE}
     if path.is_file() and any(out.glob("*.checkpoint")):
         try:
-            found = dict(json.loads(path.read_text()))
+            found = asdict(TrainOptions()) | dict(json.loads(path.read_text()))  # it may be from an earlier version
         except (ValueError, TypeError) as error:
             raise FileFormatError(f"out: {path} is damaged ({error}). Remove {out} to start afresh") from error
-        changed = [
-            f"{name} was {found.get(name)}, is {wanted[name]}" for name in wanted if found.get(name) != wanted[name]
-        ]
+        changed = [f"{name} was {found[name]}, is {wanted[name]}" for name in wanted if found[name] != wanted[name]]
         if changed:
             raise ValueError(
                 f"out: {out} holds a run with other options ({'; '.join(changed)}). Give another folder, or remove it"

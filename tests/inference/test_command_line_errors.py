@@ -128,6 +128,16 @@ def test_a_summary_never_claims_options_that_a_resumed_run_did_not_have(option, 
     assert (finished / "summary.json").read_text() == before
 
 
+def test_options_that_an_earlier_version_did_not_know(finished):
+    path = finished / "options.json"
+    known = json.loads(path.read_text())
+    for name in ("compile", "compare"):
+        del known[name]
+    path.write_text(json.dumps(known))
+    assert main([*SMALL, "--out", str(finished), "--compile", "true"]) == 1
+    assert main([*SMALL, "--out", str(finished)]) == 0
+
+
 def test_more_epochs_are_no_other_run(finished):
     assert main([*SMALL, "--out", str(finished), "--epochs", "2"]) == 0
     assert pd.read_csv(finished / "history.csv")["epoch"].tolist() == [1, 2]
