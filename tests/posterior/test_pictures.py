@@ -10,7 +10,13 @@ from posterior_guides import classifier
 
 from l0bayes import gate_table
 from l0bayes.inference.report import write_report
-from l0bayes.posterior.pictures import gates_figure, plot_gate_image, plot_gate_probabilities, plot_training
+from l0bayes.posterior.pictures import (
+    gates_figure,
+    plot_frontier,
+    plot_gate_image,
+    plot_gate_probabilities,
+    plot_training,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -131,3 +137,24 @@ def test_a_report_leaves_figures_and_backend_of_the_user_alone(backend, table, h
     assert plt.get_fignums() == [mine.number]
     assert mpl.get_backend() == backend
     assert (tmp_path / "gates.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def runs():
+    return pd.DataFrame({"name": ["a", "b", "a"], "error": [0.01, 0.02, 0.03], "parameters": [9e3, 5e3, 1e3]})
+
+
+def test_frontier(runs, ax):
+    references = pd.DataFrame({"name": ["theirs"], "error": [0.014], "parameters": [2e4]})
+    assert plot_frontier(runs, ax=ax, references=references) is ax
+    points = [np.asarray(collection.get_offsets()).tolist() for collection in ax.collections]
+    assert points == [[[9e3, 1.0], [1e3, 3.0]], [[5e3, 2.0]], [[2e4, pytest.approx(1.4)]]]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    assert [text.get_text() for text in ax.texts] == ["theirs"]
+    assert ax.get_xscale() == "log"
+
+
+def test_frontier_against_another_cost(runs, ax):
+    assert plot_frontier(runs.rename(columns={"parameters": "seconds"}), "seconds", ax).get_xlabel() == "seconds"
+    with pytest.raises(ValueError, match="runs must have columns name, error and seconds; seconds is missing"):
+        plot_frontier(runs, "seconds", ax)
