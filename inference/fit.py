@@ -15,6 +15,7 @@ from pyro.infer.autoguide import AutoGuide
 from torch import nn
 from tqdm import tqdm
 
+from l0bayes.inference.early_stop import all_epochs
 from l0bayes.inference.elbo import ClosedFormKL_ELBO
 from l0bayes.inference.evaluate import evaluate, is_gated
 from l0bayes.inference.fit_doors import check_kinds, check_options, first_batch, see_first_batch
@@ -23,6 +24,7 @@ from l0bayes.inference.history import history_path
 from l0bayes.inference.interrupt import deferred_interrupt
 from l0bayes.inference.objective import Objective
 from l0bayes.inference.optimizers import build_optimizer
+from l0bayes.inference.parameter_groups import name_gates
 from l0bayes.inference.run import Batches, Run
 from l0bayes.inference.target import TOLERANCE, Budget, Target
 from l0bayes.inference.tensorboard import Log, tensorboard_log
@@ -112,6 +114,8 @@ def fit(
         if asked.channels_last:
             model.to(memory_format=torch.channels_last)
         num_data = int(getattr(model, "num_data", 1))
+        if optimizer is not None and (asked.ema is not None or asked.schedule != "constant"):
+            name_gates(optimizer, objective)
         run = Run(
             objective,
             optimizer or build_optimizer(objective, asked, num_data),
@@ -144,11 +148,13 @@ def _budgets(targets: Sequence[Target], model: Any, guide: Any, loader: Any, opt
 def _train(
     run: Run, loader: Batches, validation_loader: Batches | None, options: FitOptions, log: Log, *, progress: bool
 ) -> None:
-    epochs = options.epochs + options.fine_tune
+    def last() -> int:
+        return all_epochs(run.progress.history, options)
+
     with tqdm(
-        total=epochs, initial=run.progress.epoch, unit="epoch", disable=not (progress and run.processes.first)
+        total=last(), initial=run.progress.epoch, unit="epoch", disable=not (progress and run.processes.first)
     ) as bar:
-        while run.progress.epoch < epochs and not _no_better(run.progress.history, options.patience):
+        while run.progress.epoch < last():
             row = run.train_epoch(loader)
             run.check_alive()
             with nullcontext() if run.average is None else run.average.in_place():
@@ -159,12 +165,6 @@ def _train(
             log(run.progress.history[-1])
             bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k not in ("seconds", "steps")})
             bar.update()
-
-
-def _no_better(history: Sequence[dict[str, float]], patience: int | None) -> bool:
-    """Whether the validation error has not fallen for so many epochs."""
-    errors = [row["validation_error"] for row in history if "validation_error" in row]
-    return patience is not None and len(errors) > patience and min(errors[-patience:]) >= min(errors[:-patience])
 
 
 @torch.no_grad()

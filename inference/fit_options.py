@@ -43,7 +43,8 @@ class FitOptions:
         clip_norm: the largest norm of the gradient of the mean loss (of the ELBO divided by the number of data).
         ema: decay of a moving average of all parameters but gates, which takes their place when they are validated, and
             at the end.
-        patience: stop after so many epochs without a better validation error.
+        patience: stop after so many epochs without a better validation error; with ``fine_tune``, gates are fixed
+            then, and fine-tuning stops in its turn.
         draws_apart: with several processes, whether each draws gates of its own, which averages over more of them, or
             all the same, as one process on the joint batch would.
         shrink_below: after each epoch, units with P(z ≠ 0) below this are removed for good, see

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
@@ -35,6 +36,19 @@ def parameter_groups(
             f"lr and gate_lr must be > 0, weight_decay >= 0; got lr={lr}, gate_lr={gate_lr}, "
             f"weight_decay={weight_decay}"
         )
+    members = _members(module)
+    if not any(members.values()):
+        raise ValueError("module has no trainable parameters; call guide once with data if it is not set up yet")
+    settings = {
+        "weights": {"lr": lr, "weight_decay": weight_decay},
+        "gates": {"lr": gate_lr, "weight_decay": 0.0},
+        "variational": {"lr": lr, "weight_decay": 0.0},
+    }
+    return [{"name": name, "params": params, **settings[name]} for name, params in members.items() if params]
+
+
+def _members(module: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Kind to its trainable parameters."""
     members: dict[str, list[nn.Parameter]] = {"weights": [], "gates": [], "variational": []}
     kinds = {
         id(parameter): "gates" if name.startswith("log_alpha.") else "variational"
@@ -46,11 +60,26 @@ def parameter_groups(
         if parameter.requires_grad:
             by_hand = "gates" if name.rpartition(".")[-1] == "log_alpha" else "weights"  # of a guide written by hand
             members[kinds.get(id(parameter), by_hand)].append(parameter)
-    if not any(members.values()):
-        raise ValueError("module has no trainable parameters; call guide once with data if it is not set up yet")
-    settings = {
-        "weights": {"lr": lr, "weight_decay": weight_decay},
-        "gates": {"lr": gate_lr, "weight_decay": 0.0},
-        "variational": {"lr": lr, "weight_decay": 0.0},
-    }
-    return [{"name": name, "params": params, **settings[name]} for name, params in members.items() if params]
+    return members
+
+
+def name_gates(optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
+    """Gives the groups of a user's own optimizer that are all gates the name ``gates``, as ours have it.
+
+    Args:
+        optimizer: over the parameters of ``module``.
+        module: what holds model and guide.
+
+    Raises:
+        ValueError: if a group has both gates and others: nothing that treats gates apart could do so.
+    """
+    gates = {id(parameter) for parameter in _members(module)["gates"]}
+    for number, group in enumerate(optimizer.param_groups):
+        inside = sum(id(parameter) in gates for parameter in group["params"])
+        if 0 < inside < len(group["params"]):
+            raise ValueError(
+                f"optimizer: its group {number} mixes gates and other parameters; a schedule and an average are for "
+                "the others alone. Build it on parameter_groups(nn.ModuleList([model, guide])), or leave both out"
+            )
+        if inside:
+            group["name"] = "gates"

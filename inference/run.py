@@ -22,6 +22,7 @@ from l0bayes.inference.checkpoint import (
     set_random_state,
 )
 from l0bayes.inference.compiling import Compiled
+from l0bayes.inference.early_stop import drawn_epochs
 from l0bayes.inference.evaluate import is_gated
 from l0bayes.inference.fit_doors import check_batch, length
 from l0bayes.inference.fit_options import FitOptions
@@ -134,7 +135,7 @@ class Run:
     @property
     def fine_tuning(self) -> bool:
         """Whether the gates are fixed by now."""
-        return self.progress.epoch >= self._options.epochs
+        return self.progress.epoch >= drawn_epochs(self.progress.history, self._options)
 
     def _set_rates(self, epoch: int) -> None:
         factor = self._options.lr_factor(epoch)
@@ -170,7 +171,8 @@ class Run:
         """
         done = self.progress
         self._begin_epoch(loader)
-        keeps_its_shape = self.fine_tuning or not is_gated(self.model)
+        fine_tuning = self.fine_tuning
+        keeps_its_shape = fine_tuning or not is_gated(self.model)
         start = time.perf_counter() - done.sums.get("seconds", 0.0)
         for batches in _grouped(self._guarded(self._batches(loader)), self._options.accumulate):
             if not self._checked:
@@ -180,7 +182,7 @@ class Run:
             with self._compiled.active() if self._compiled and keeps_its_shape else nullcontext():
                 loss = self._step(batches)
             done.step += 1
-            for budget in () if self.fine_tuning else self.budgets:
+            for budget in () if fine_tuning else self.budgets:
                 budget.update(self._done)
             rows = sum(len(batch[0]) for batch in batches) * self.processes.size
             done.sums["rows"] = done.sums.get("rows", 0.0) + rows

@@ -1,12 +1,15 @@
 """A run stops when the validation error has not fallen for so many epochs."""
 
 import importlib
+import signal
+from functools import partial
 
 import pytest
-from toy_problem import assert_equal_states, loader, pair, state
+from toy_problem import Surprise, assert_equal_checkpoints, assert_equal_states, loader, pair, state
 
 from l0bayes.inference import FitOptions, HardConcreteGuide, evaluate, fit
-from l0bayes.inference.fit import _no_better
+from l0bayes.inference.early_stop import all_epochs, drawn_epochs
+from l0bayes.inference.run import Run
 from l0bayes.models import MLP, Classifier
 
 ERRORS = [0.5, 0.4, 0.4, 0.3, 0.35, 0.3, 0.3, 0.2, 0.1, 0.0]
@@ -92,5 +95,50 @@ def test_a_network_without_gates_stops_too(errors):
 
 
 def test_without_errors_it_never_stops():
-    assert not _no_better([{"elbo": 1.0}] * 5, 1)
-    assert not _no_better([], 1)
+    options = FitOptions(epochs=7, fine_tune=2, patience=1)
+    for epochs in (0, 5, 8):
+        history = [{"elbo": 1.0}] * epochs
+        assert (drawn_epochs(history, options), all_epochs(history, options)) == (7, 9)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Epoch by epoch, whether the gates were drawn."""
+    seen = []
+    train_epoch = Run.train_epoch
+
+    def watched(self, batches):
+        seen.append(not self.fine_tuning)
+        return train_epoch(self, batches)
+
+    monkeypatch.setattr(Run, "train_epoch", watched)
+    return seen
+
+
+def test_fine_tuning_follows_and_has_its_own_patience(errors, drawn):
+    """0.4 is better than nothing in fine-tuning, though it was not before."""
+    errors.extend([0.5, 0.3, 0.3, 0.3, 0.4, 0.2, 0.2, 0.2, 0.1])
+    result = run(patience=2, fine_tune=8)[2]
+    assert drawn == [True] * 4 + [False] * 4
+    assert len(result.history) == 8
+
+
+def test_fine_tuning_that_always_gets_better_goes_on_to_its_end(errors, drawn):
+    errors.extend([0.5, 0.5, 0.4, 0.3, 0.2])
+    run(patience=1, fine_tune=3)
+    assert drawn == [True] * 2 + [False] * 3
+
+
+@pytest.mark.parametrize("stop", [1, 4, 8, 11])
+def test_interrupted_with_fine_tuning(stop, tmp_path):
+    """With real errors, at a step of either phase; three steps an epoch."""
+    options = {"patience": 1, "fine_tune": 4, "lr": 0.05, "epochs": 6}
+    whole = run(tmp_path / "whole", **options)
+    model, guide = pair()
+    batches = Surprise(loader(), stop, partial(signal.raise_signal, signal.SIGINT))
+    settings = {"validation_loader": loader(), "checkpoint": tmp_path / "parts", "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, guide, batches, **settings, **options)
+    parts = run(tmp_path / "parts", **options)
+    assert_equal_states(state(*whole[:2]), state(*parts[:2]))
+    assert_equal_checkpoints(tmp_path / "whole", tmp_path / "parts")

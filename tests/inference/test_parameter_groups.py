@@ -7,10 +7,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
-from toy_problem import classifier, pair
+from toy_problem import assert_equal_states, classifier, loader, pair, state
 
 from l0bayes import SpikeAndSlabPrior, sparsify
-from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, parameter_groups
+from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, fit, parameter_groups
 from l0bayes.models import Classifier
 
 
@@ -98,3 +98,28 @@ def test_a_layer_of_the_network_is_a_weight_whatever_its_name(name):
     groups = by_name(parameter_groups(ClosedFormKL_ELBO()(model, guide)))
     assert ids(groups["weights"]["params"]) == ids(model.parameters())
     assert ids(groups["gates"]["params"]) == ids(guide.parameters())
+
+
+# -- a user's own optimizer --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", [{"ema": 0.5}, {"schedule": "cosine"}])
+def test_gates_are_told_apart_in_an_optimizer_without_names(option):
+    """It does what one on parameter_groups does."""
+    ends = []
+    for named in (True, False):
+        model, guide = pair()
+        groups = parameter_groups(nn.ModuleList([model, guide]), lr=0.02, gate_lr=0.1)
+        if not named:
+            groups = [{key: value for key, value in group.items() if key != "name"} for group in groups]
+        fit(model, guide, loader(), epochs=3, optimizer=torch.optim.Adam(groups), progress=False, **option)
+        ends.append(state(model, guide))
+    assert_equal_states(*ends)
+
+
+def test_a_group_that_mixes_gates_and_weights_is_refused_where_it_matters():
+    model, guide = pair()
+    parameters = [*model.parameters(), *guide.parameters()]
+    fit(model, guide, loader(), epochs=1, optimizer=torch.optim.Adam(parameters), progress=False)
+    with pytest.raises(ValueError, match=r"group 0 mixes gates and other parameters.*parameter_groups"):
+        fit(model, guide, loader(), epochs=1, optimizer=torch.optim.Adam(parameters), ema=0.9, progress=False)
