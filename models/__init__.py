@@ -1,8 +1,9 @@
 """Networks and likelihoods for use with l0bayes. Imports l0bayes, never l0bayes.inference."""
 
+from l0bayes.models.exact_posterior import exact_inclusion, exact_posterior
 from l0bayes.models.lenet5 import LeNet5
 from l0bayes.models.likelihood import Classifier, Regressor
 from l0bayes.models.mlp import MLP
 from l0bayes.models.wide_resnet import WideResNet
 
-__all__ = ["MLP", "Classifier", "LeNet5", "Regressor", "WideResNet"]
+__all__ = ["MLP", "Classifier", "LeNet5", "Regressor", "WideResNet", "exact_inclusion", "exact_posterior"]

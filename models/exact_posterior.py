@@ -1,0 +1,232 @@
+"""The exact posterior over all 2^p subsets of predictors of a linear regression: the truth to compare guides with.
+
+Three settings: a normal slab and noise of known scales; Zellner's g-prior with unknown noise (Liang et al. 2008, JASA
+103, §2.1); and the BIC approximation (Raftery 1995). In each the intercept has a flat prior, that is, all columns are
+centred.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.special import betaln
+from torch import Tensor
+
+from l0bayes.errors import DataError
+from l0bayes.models.regression_data import RegressionData, read_regression_data
+
+SlabPrior = Literal["normal", "g", "bic"]
+
+MOST_PREDICTORS = 20
+_CHUNK = 2**14  # models at a time
+_RANK = 1e-10  # smallest eigenvalue of a correlation matrix that counts as full rank
+
+
+@dataclass(frozen=True)
+class ExactPosterior:
+    """What enumeration found.
+
+    Attributes:
+        names: of the p predictors.
+        inclusion: posterior inclusion probabilities, of shape ``(p,)``.
+        mean: posterior means of the coefficients over all models, 0 where excluded, in the units of ``X`` and ``y``.
+        sizes: probabilities of models with 0, 1, … p predictors.
+        log_evidence: of the data under the prior over models, in nats; for ``"g"`` and ``"bic"`` relative to the model
+            without predictors.
+        log_probs: log-probabilities of all 2^p models; predictor j is in model m if bit j of m is set.
+    """
+
+    names: tuple[str, ...]
+    inclusion: np.ndarray
+    mean: np.ndarray
+    sizes: np.ndarray
+    log_evidence: float
+    log_probs: np.ndarray
+
+    def top_models(self, number: int = 10) -> pd.DataFrame:
+        """The most probable models: columns ``predictors`` (their names), ``size`` and ``probability``."""
+        best = np.argsort(-self.log_probs, kind="stable")[:number]
+        inside = [[name for j, name in enumerate(self.names) if model >> j & 1] for model in best.tolist()]
+        probs = np.exp(self.log_probs[best])
+        return pd.DataFrame({"predictors": inside, "size": [len(names) for names in inside], "probability": probs})
+
+    @property
+    def median_model(self) -> list[str]:
+        """Predictors with probability of at least one half (Barbieri and Berger 2004, Annals of Statistics 32)."""
+        return [name for name, prob in zip(self.names, self.inclusion, strict=True) if prob >= 0.5]  # noqa: PLR2004
+
+    def group_inclusion(self, predictors: Sequence[str]) -> float:
+        """Probability that at least one of some predictors is in the model, such as of correlated ones.
+
+        Raises:
+            ValueError: if one is unknown.
+        """
+        if unknown := [name for name in predictors if name not in self.names]:
+            raise ValueError(f"predictors: {unknown[0]!r} is none of {', '.join(self.names)}")
+        bits = sum(1 << self.names.index(name) for name in set(predictors))
+        without = np.arange(len(self.log_probs)) & bits == 0
+        return float(1 - np.exp(self.log_probs[without]).sum())
+
+
+def exact_inclusion(X: Any, y: Any, noise_scale: float, slab_scale: float, inclusion: Any = 0.5) -> np.ndarray:  # noqa: N803
+    """Posterior inclusion probabilities under a normal slab, of shape ``(p,)``; see :func:`exact_posterior`."""
+    return exact_posterior(X, y, noise_scale, slab_scale, inclusion).inclusion
+
+
+def exact_posterior(
+    X: Any,  # noqa: N803
+    y: Any,
+    noise_scale: float | None = None,
+    slab_scale: float | None = None,
+    inclusion: Any = 0.5,
+    *,
+    prior: SlabPrior = "normal",
+    g: float | None = None,
+) -> ExactPosterior:
+    """Enumerates all subsets of predictors of a Gaussian linear regression.
+
+    Args:
+        X: predictors, of shape ``(n, p)``, p ≤ 20: an array, a tensor or a data frame.
+        y: responses, of shape ``(n,)``.
+        noise_scale: standard deviation of the noise, for ``prior="normal"``.
+        slab_scale: prior standard deviation of a coefficient that is there, for ``prior="normal"``.
+        inclusion: prior probability that a predictor is in the model, one for all or one for each; or a
+            ``Beta`` distribution, which that one probability then has.
+        prior: of the coefficients that are there: ``"normal"``; ``"g"``, Zellner's; or ``"bic"``, none but BIC in place
+            of the marginal likelihood.
+        g: of Zellner's prior, > 0; n if ``None``.
+
+    Returns:
+        The posterior.
+
+    Raises:
+        DataError: if the data are not finite, shapes differ, a column is constant, p > 20; or, for ``"g"`` and
+            ``"bic"``, columns are collinear or n ≤ p + 1.
+        ValueError: if another argument is out of range.
+    """
+    data = read_regression_data(X, y)
+    p = data.x.shape[1]
+    if p > MOST_PREDICTORS:
+        raise DataError(f"X has {p} columns, and 2^{p} models are too many; enumerate at most {MOST_PREDICTORS}")
+    if prior not in get_args(SlabPrior):
+        raise ValueError(f"prior must be one of {', '.join(get_args(SlabPrior))}; got {prior!r}")
+    if prior == "normal":
+        marginal: Any = _NormalSlab(data, _positive("noise_scale", noise_scale), _positive("slab_scale", slab_scale))
+    else:
+        if noise_scale is not None or slab_scale is not None:
+            raise ValueError(f"noise_scale and slab_scale are for prior='normal'; prior={prior!r} has neither")
+        marginal = _Explained(data, prior, float(len(data.y)) if g is None else _positive("g", g))
+    prior_of = _ModelPrior(inclusion, p)
+    log_probs, coefficients = [], []
+    for inside in _subsets(p):
+        log_marginal, mean = marginal.of(inside)
+        log_probs.append(log_marginal + prior_of.log_prob(inside))
+        coefficients.append(mean)
+    return _summed(data.names, torch.cat(log_probs), coefficients, p)
+
+
+def _summed(names: tuple[str, ...], joint: Tensor, coefficients: list[Tensor], p: int) -> ExactPosterior:
+    evidence = joint.logsumexp(0)
+    log_probs = joint - evidence
+    inclusion, mean, sizes = (torch.zeros(size, dtype=torch.float64) for size in (p, p, p + 1))
+    for part, inside, means in zip(log_probs.split(_CHUNK), _subsets(p), coefficients, strict=True):
+        probs = part.exp()
+        inclusion += probs @ inside
+        mean += probs @ means
+        sizes.index_add_(0, inside.sum(1).long(), probs)
+    return ExactPosterior(names, inclusion.numpy(), mean.numpy(), sizes.numpy(), float(evidence), log_probs.numpy())
+
+
+def _subsets(p: int) -> Iterator[Tensor]:
+    """All subsets in chunks, a row each: 1 where a predictor is in."""
+    bits = torch.arange(p)
+    for models in torch.arange(2**p).split(_CHUNK):
+        yield (models[:, None] >> bits & 1).double()
+
+
+def _positive(name: str, value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a finite number > 0; got {value!r}")
+    return float(value)
+
+
+class _ModelPrior:
+    """Log-probabilities of models, from independent predictors, or from a common probability with a Beta prior."""
+
+    def __init__(self, inclusion: Any, p: int) -> None:
+        self._p = p
+        if isinstance(getattr(inclusion, "base_dist", inclusion), torch.distributions.Beta):
+            a, b = float(inclusion.concentration1), float(inclusion.concentration0)
+            sizes = np.arange(p + 1)
+            self._by_size = torch.as_tensor(betaln(a + sizes, b + p - sizes) - betaln(a, b))
+            self._logit = None
+            return
+        probs = torch.as_tensor(np.asarray(inclusion, dtype=np.float64)).expand(p).clone()
+        if not ((probs > 0) & (probs < 1)).all():
+            raise ValueError(f"inclusion must be strictly between 0 and 1, or a Beta distribution; got {inclusion!r}")
+        self._logit, self._closed = torch.logit(probs), torch.log1p(-probs).sum()
+
+    def log_prob(self, inside: Tensor) -> Tensor:
+        if self._logit is None:
+            return self._by_size[inside.sum(1).long()]
+        return inside @ self._logit + self._closed
+
+
+class _NormalSlab:
+    """Marginal likelihoods with noise N(0, s²) and slab N(0, τ²): y ~ N(0, s² I + τ² X_γ X_γᵀ), centred."""
+
+    def __init__(self, data: RegressionData, noise_scale: float, slab_scale: float) -> None:
+        n, p = data.x.shape
+        self._ratio = slab_scale / noise_scale
+        self._gram = (self._ratio**2) * data.x.T @ data.x
+        self._moment = self._ratio / noise_scale * data.x.T @ data.y
+        self._unit = torch.eye(p, dtype=torch.float64)
+        self._slab_scale = slab_scale
+        # The flat intercept takes one of the n directions.
+        self._null = -0.5 * (n - 1) * math.log(2 * math.pi * noise_scale**2) - 0.5 * math.log(n)
+        self._null -= 0.5 * float(data.y @ data.y) / noise_scale**2
+
+    def of(self, inside: Tensor) -> tuple[Tensor, Tensor]:
+        """Log marginal likelihoods and posterior means; what is not inside is a unit vector in the matrix."""
+        matrix = self._unit + inside[:, :, None] * self._gram * inside[:, None, :]
+        factor = torch.linalg.cholesky(matrix)
+        moment = inside * self._moment
+        solved = torch.cholesky_solve(moment[:, :, None], factor)[:, :, 0]
+        log_det = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
+        return self._null - 0.5 * log_det + 0.5 * (moment * solved).sum(1), self._slab_scale * solved
+
+
+class _Explained:
+    """Bayes factors against the empty model from R² alone: Zellner's g-prior, or BIC."""
+
+    def __init__(self, data: RegressionData, prior: str, g: float) -> None:
+        n, p = data.x.shape
+        if n <= p + 1:
+            raise DataError(f"prior={prior!r} needs more rows than columns; X has {n} rows and {p} columns")
+        self._scale_x, scale_y = data.x.norm(dim=0), data.y.norm()
+        x = data.x / self._scale_x
+        self._correlation, self._moment = x.T @ x, x.T @ (data.y / scale_y)
+        if torch.linalg.eigvalsh(self._correlation)[0] < _RANK:
+            raise DataError(f"prior={prior!r} needs columns that are not collinear; remove what the others determine")
+        self._unit = torch.eye(p, dtype=torch.float64)
+        self._n, self._g, self._bic, self._scale_y = n, g, prior == "bic", scale_y
+
+    def of(self, inside: Tensor) -> tuple[Tensor, Tensor]:
+        """Log Bayes factors and posterior means."""
+        matrix = inside[:, :, None] * self._correlation * inside[:, None, :]
+        matrix += torch.diag_embed(1 - inside)
+        moment = inside * self._moment
+        solved = torch.linalg.solve(matrix, moment)
+        unexplained = (1 - (moment * solved).sum(1)).clamp(min=1e-300)
+        size, n, g = inside.sum(1), self._n, self._g
+        if self._bic:
+            log_factor = -0.5 * n * unexplained.log() - 0.5 * size * math.log(n)
+            shrinkage = 1.0
+        else:
+            log_factor = 0.5 * (n - 1 - size) * math.log1p(g) - 0.5 * (n - 1) * torch.log1p(g * unexplained)
+            shrinkage = g / (1 + g)
+        return log_factor, shrinkage * solved * self._scale_y / self._scale_x
