@@ -25,7 +25,8 @@ from l0bayes.inference.interrupt import deferred_interrupt
 from l0bayes.inference.objective import Objective
 from l0bayes.inference.optimizers import build_optimizer
 from l0bayes.inference.parameter_groups import name_gates
-from l0bayes.inference.run import Batches, Run
+from l0bayes.inference.run import Run
+from l0bayes.inference.step_batches import Batches
 from l0bayes.inference.target import TOLERANCE, Budget, Target
 from l0bayes.inference.tensorboard import Log, tensorboard_log
 from l0bayes.models.likelihood import Likelihood

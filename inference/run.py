@@ -1,25 +1,23 @@
 """One training run, epoch by epoch: its state, its steps, and how it goes on after an interruption."""
 
-import itertools
 import math
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from l0bayes.errors import DataError, DivergenceError, L0BayesError
+from l0bayes.errors import DataError, DivergenceError
 from l0bayes.inference.checkpoint import (
     Progress,
     load_checkpoint,
     random_state,
     save_checkpoint,
-    set_random_state,
 )
 from l0bayes.inference.compiling import Compiled
 from l0bayes.inference.early_stop import drawn_epochs
@@ -32,11 +30,9 @@ from l0bayes.inference.moving_average import MovingAverage
 from l0bayes.inference.objective import Objective
 from l0bayes.inference.processes import Processes
 from l0bayes.inference.shrink import shrink, shrink_to
+from l0bayes.inference.step_batches import Batch, Batches, step_batches
 from l0bayes.inference.target import Budget
 from l0bayes.sparsify import find_sparse
-
-Batch = tuple[Any, ...]
-Batches = Iterable[Batch]
 
 _CLOSED = 0.05  # P(z ≠ 0) from which a gate hardly finds back
 
@@ -174,7 +170,7 @@ class Run:
         fine_tuning = self.fine_tuning
         keeps_its_shape = fine_tuning or not is_gated(self.model)
         start = time.perf_counter() - done.sums.get("seconds", 0.0)
-        for batches in _grouped(self._guarded(self._batches(loader)), self._options.accumulate):
+        for batches in step_batches(loader, done, self._options, self._keep):
             if not self._checked:
                 check_batch(self._objective, batches[0])
                 self._checked = True
@@ -216,48 +212,11 @@ class Run:
         if self.progress.epoch == 0 and not 0.1 * num_data <= rows <= num_data:
             warnings.warn(f"model.num_data is {num_data}, and train_loader gave {rows} rows in an epoch", stacklevel=3)
 
-    def _batches(self, loader: Batches) -> Iterator[Batch]:
-        """The batches of the epoch that are still to do, in the order they would have had."""
-        done = self.progress
-        if done.step == 0:
-            done.epoch_random = random_state()
-            return iter(loader)
-        now = random_state()
-        set_random_state(done.epoch_random)
-        rest = itertools.islice(iter(loader), done.step * self._options.accumulate, None)
-        first = next(rest, None)  # the order of data is drawn here
-        set_random_state(now)
-        return iter(()) if first is None else itertools.chain([first], rest)
-
-    def _guarded(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches; if the loader fails, what was learned by then is kept.
-
-        Raises:
-            DataError: if it does.
-        """
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except L0BayesError:
-                raise
-            except Exception as error:
-                raise self._of_the_loader(error) from error
-            yield batch
-
-    def _of_the_loader(self, error: Exception) -> DataError:
-        done = self.progress
-        try:
-            if done.step:
-                self.save()
-        except RuntimeError as dead_worker:  # torch tells by a signal, which may come only now
-            error = dead_worker
+    def _keep(self) -> str:
+        """Writes down the steps done since the last checkpoint, if there are any; says where."""
+        if self.progress.step:
             self.save()
-        return DataError(
-            f"train_loader failed in epoch {done.epoch + 1}, after {done.step} steps, with "
-            f"{type(error).__name__}: {error}.{self._kept()}"
-        )
+        return self._kept()
 
     # -- a step -------------------------------------------------------------------------------------------------
 
@@ -266,7 +225,7 @@ class Run:
         total = 0.0
         for batch in batches:
             with self.processes.own_draws(apart=self._options.draws_apart):
-                loss = self._parallel(*self._laid_out(batch)) / len(batches)
+                loss = self._parallel(*batch) / len(batches)
             total += self._objective.negative_elbo / len(batches)
             loss.backward()
         total, interrupted = self.processes.mean(total, float(self._interruption.requested))
@@ -278,14 +237,6 @@ class Run:
         if self.average is not None:
             self.average.update()
         return total
-
-    def _laid_out(self, batch: Batch) -> Batch:
-        if not self._options.channels_last:
-            return batch
-        return tuple(
-            value.to(memory_format=torch.channels_last) if isinstance(value, Tensor) and value.dim() == 4 else value  # noqa: PLR2004
-            for value in batch
-        )
 
     def _check_finite(self, value: float) -> None:
         if not math.isfinite(value):
@@ -342,8 +293,3 @@ class Run:
             else f"everything is in {self.checkpoint}; the same call with it goes on from there"
         )
         raise KeyboardInterrupt(f"stopped after {self.progress.epoch} epochs and {self.progress.step} steps: {where}")
-
-
-def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
-    while group := list(itertools.islice(batches, size)):
-        yield group
