@@ -34,6 +34,10 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
     Other continuous sites get a plain ``Normal`` (``loc.<site>``, ``log_scale.<site>``; pushed through
     ``biject_to(support)`` where the support is constrained), so that analytic KLs apply.
 
+    A site with ``infer={"gate": site}`` in the model, such as the slab of a regression coefficient, is there only where
+    that gate is open: its KL is weighted by P(z ≠ 0). Both are in plates, member by member; ``"gate_index"`` says which
+    gate belongs to which member where they are not in one plate.
+
     Parameters exist from the start if the model can be traced without data: it offers ``sample_latents()``, takes no
     arguments, or ``args`` are given. Otherwise the first call creates them, as in Pyro; ``load_state_dict`` works
     before that.
@@ -130,6 +134,7 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
             sites[name] = self._inspect(name, site)
             self._prototype_frames.update({frame.name: frame for frame in site["cond_indep_stack"]})
         self._check_names(sites)
+        _check_slabs(sites, self.prototype_trace)
         wanted = {f"{kind}.{name}" for name, site in sites.items() for kind in site.family.kinds}
         loaded = {name for name, _ in self.named_parameters()}
         if loaded and loaded != wanted:
@@ -149,7 +154,8 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         for frame in site["cond_indep_stack"]:
             if not frame.vectorized:
                 raise StructureError(f"site {name!r} is in the sequential plate {frame.name!r}; use a vectorised one")
-        return LatentSite(name, fn.event_dim, tuple(site["cond_indep_stack"]), self._family(name, fn))
+        gate, index = (site["infer"].get(key) for key in ("gate", "gate_index"))
+        return LatentSite(name, fn.event_dim, tuple(site["cond_indep_stack"]), self._family(name, fn), gate, index)
 
     def _family(self, name: str, fn: Any) -> Family:
         if is_gate(fn):
@@ -239,11 +245,18 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
             self.announce(kind)
         parent: Any = super()
         plates = parent._create_plates(*args, **kwargs) if self._prototype_frames else {}  # noqa: SLF001
-        draws = {}
+        draws: dict[str, Tensor] = {}
+        distributions: dict[str, Any] = {}
         for name, site in self._set_up().items():
             with ExitStack() as stack:
                 indices = {f.name: stack.enter_context(plates[f.name]) for f in site.frames}
-                draws[name] = pyro.sample(name, site.family.distribution(*self._parameters_of(site, indices)))
+                distributions[name] = site.family.distribution(*self._parameters_of(site, indices))
+                if site.gate is not None:
+                    # What is not there keeps its prior, and has no KL: paper, eq. 4 and appendix A.
+                    there = distributions[site.gate].prob_nonzero
+                    there = there if site.gate_index is None else there[..., site.gate_index]
+                    stack.enter_context(poutine.scale(scale=there))
+                draws[name] = pyro.sample(name, distributions[name])
         return draws
 
     def distributions(self) -> dict[str, Any]:
@@ -302,6 +315,24 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Posterior median of every latent site, by name; arguments are ignored, as in Pyro's guides."""
         return {name: values[0] for name, values in self.quantiles([0.5], *args, **kwargs).items()}
+
+
+def _check_slabs(sites: Mapping[str, LatentSite], trace: Any) -> None:
+    """Raises unless what hangs on gates has one of them for each of its members, drawn before."""
+    order = list(sites)
+    for name, site in sites.items():
+        if site.gate is None:
+            continue
+        gate = sites.get(site.gate)
+        if gate is None or not isinstance(gate.family, GateFamily) or order.index(site.gate) > order.index(name):
+            raise StructureError(f"site {name!r}: infer names {site.gate!r}, which is no site of gates drawn before it")
+        shapes = [trace.nodes[key]["fn"].batch_shape for key in (site.gate, name)]
+        shapes[0] = shapes[0] if site.gate_index is None else (*shapes[0][:-1], len(site.gate_index))
+        if shapes[0] != shapes[1] or gate.event_dim or site.event_dim:
+            raise StructureError(
+                f"site {name!r} has batch shape {tuple(shapes[1])}, its gates {site.gate!r} have {tuple(shapes[0])}: "
+                "each member needs a gate of its own, in a plate and not in .to_event; or infer's gate_index says which"
+            )
 
 
 def _register(module: nn.Module, path: str, parameter: nn.Parameter) -> None:

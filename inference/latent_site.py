@@ -12,12 +12,18 @@ from l0bayes.inference.families import Family
 
 @dataclass(frozen=True)
 class LatentSite:
-    """A latent site of the model, as the guide needs it."""
+    """A latent site of the model, as the guide needs it.
+
+    ``gate``: the site of the gates on which its members hang, as the model says by ``infer={"gate": …}``;
+    ``gate_index``: for each of them the number of its gate, ``None`` where both have one shape.
+    """
 
     name: str
     event_dim: int
     frames: tuple[Any, ...]
     family: Family
+    gate: str | None = None
+    gate_index: Tensor | None = None
 
 
 def unwrap(fn: Any) -> Any:

@@ -1,0 +1,245 @@
+"""Linear, logistic and Poisson regression with spike-and-slab coefficients."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.nn import pyro_method
+from torch import Tensor, nn
+
+from l0bayes.checks import check_inputs
+from l0bayes.distributions import SpikeAndSlabPrior
+from l0bayes.errors import DataError
+from l0bayes.models.regression_data import RegressionData, read_regression_data
+from l0bayes.owned_module import OwnedModule
+
+LikelihoodName = Literal["gaussian", "bernoulli", "poisson"]
+
+_DRAWS = 20_000  # for intervals
+_LARGEST_RATE = 30.0  # log of a Poisson mean, beyond which a draw would overflow
+
+
+class SpikeSlabRegression(OwnedModule):
+    """A regression each of whose coefficients is there or not: y ~ f(intercept + Σ z_g(j) β_j x_j).
+
+    Gates z_g ~ Bernoulli(inclusion), site ``"gate"``; coefficients β_j ~ N(0, slab_scale²), site ``"slab"``. A guide
+    that is told by ``infer={"gate": …}`` which gate a coefficient hangs on, as
+    :class:`~l0bayes.inference.HardConcreteGuide` is, weights the KL of the coefficient by P(z ≠ 0): what is not there
+    keeps its prior, and costs nothing. So the code cost of each coefficient is learned with it.
+
+    Columns are centred and scaled inside, so that any units train alike; ``slab_scale`` and what :meth:`coefficients`
+    reports are in the units of ``X`` and ``y``. The intercept has a flat prior; for ``"gaussian"`` all is centred
+    instead, as in :func:`~l0bayes.models.exact_posterior`.
+
+    Args:
+        X: predictors, of shape ``(n, p)``: an array, a tensor or a data frame, whose columns have names.
+        y: responses, of shape ``(n,)``: real, 0 and 1, or counts.
+        likelihood: ``"gaussian"``; ``"bernoulli"`` with a logistic, ``"poisson"`` with a log link.
+        noise_scale: standard deviation of the noise, for ``"gaussian"``; learned (empirical Bayes) if ``None``.
+        slab_scale: prior standard deviation of a coefficient that is there; learned if ``None``.
+        inclusion: prior probability of an open gate, one for all or one for each gate.
+        groups: for each column the name of its group, whose columns share a gate; each has its own if ``None``.
+
+    Raises:
+        DataError: if the data are not finite, shapes differ, a column is constant, or ``y`` does not suit the
+            likelihood.
+        ValueError: if another argument is out of range.
+    """
+
+    def __init__(
+        self,
+        X: Any,  # noqa: N803
+        y: Any,
+        *,
+        likelihood: LikelihoodName = "gaussian",
+        noise_scale: float | None = None,
+        slab_scale: float | None = 1.0,
+        inclusion: Any = 0.5,
+        groups: Sequence[Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if likelihood not in get_args(LikelihoodName):
+            raise ValueError(f"likelihood must be one of {', '.join(get_args(LikelihoodName))}; got {likelihood!r}")
+        data = read_regression_data(X, y)
+        _check_response(data, likelihood)
+        if likelihood != "gaussian" and noise_scale is not None:
+            raise ValueError(f"noise_scale is for likelihood='gaussian'; got {noise_scale} with {likelihood!r}")
+        for name, scale in (("noise_scale", noise_scale), ("slab_scale", slab_scale)):
+            if scale is not None and not 0 < scale < math.inf:
+                raise ValueError(f"{name} must be finite and > 0, or None to learn it; got {scale}")
+        self.likelihood = likelihood
+        self.names = data.names
+        self.num_data = len(data.y)
+        self.groups, gate_of = _groups(data.names, groups)
+        spread = data.x.square().mean(0).sqrt()
+        probs = torch.as_tensor(np.array(inclusion, dtype=np.float64)).expand(len(self.groups)).clone()
+        if not ((probs > 0) & (probs < 1)).all():
+            raise ValueError(f"inclusion must be strictly between 0 and 1; got {inclusion!r}")
+        for name, value in (
+            ("_gate_of", gate_of),
+            ("_x", data.x / spread),
+            ("_y", data.y + data.y_mean),
+            ("_x_mean", data.x_mean),
+            ("_spread", spread),
+            ("_inclusion", probs),
+        ):
+            self.register_buffer(name, value, persistent=False)
+        self.unknown = nn.Module()
+        self._scales = {"noise": noise_scale, "slab": slab_scale}
+        self._set_unknown(data)
+        self.claim_parameters()
+
+    def _set_unknown(self, data: RegressionData) -> None:
+        """Parameters for what was not given: intercept, noise, slab."""
+        unknown = self.child("unknown")
+        deviation = float(data.y.square().mean().sqrt())
+        if self.likelihood == "gaussian":
+            self.register_buffer("_intercept", torch.tensor(data.y_mean, dtype=torch.float64), persistent=False)
+            if self._scales["noise"] is None:
+                unknown.log_noise = nn.Parameter(torch.tensor(math.log(deviation), dtype=torch.float64))
+        else:
+            mean = (data.y_mean * self.num_data + 0.5) / (self.num_data + 1)
+            start = math.log(mean) if self.likelihood == "poisson" else math.log(mean / (1 - mean))
+            unknown.intercept = nn.Parameter(torch.tensor(start, dtype=torch.float64))
+        if self._scales["slab"] is None:
+            typical = float(deviation / self._buffers["_spread"].mean())  # type: ignore[union-attr]
+            unknown.log_slab = nn.Parameter(torch.tensor(math.log(typical), dtype=torch.float64))
+
+    # -- what it consists of ------------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> tuple[Tensor, Tensor]:
+        """All predictors and responses, in the user's units: a batch for ``fit(model, guide, [model.data])``."""
+        return self._x * self._spread + self._x_mean, self._y
+
+    def scale(self, name: Literal["noise", "slab"]) -> Tensor:
+        """Standard deviation of the noise or of the slab, given or as learned so far."""
+        given = self._scales[name]
+        return self.parameter(f"unknown.log_{name}").exp() if given is None else self._x.new_tensor(given)
+
+    @property
+    def intercept(self) -> Tensor:
+        """What is expected, before the link, where all predictors are at their means."""
+        return self._intercept if self.likelihood == "gaussian" else self.parameter("unknown.intercept")
+
+    @pyro_method
+    def sample_latents(self) -> dict[str, Tensor]:
+        """Draws gates and slabs, the latter in units of the scaled columns."""
+        with pyro.plate("gates", len(self.groups), dim=-1):
+            gate = pyro.sample("gate", SpikeAndSlabPrior(self._inclusion))
+        hangs_on: Any = {"gate": "gate", "gate_index": None if len(self.groups) == len(self.names) else self._gate_of}
+        with pyro.plate("predictors", len(self.names), dim=-1):
+            slab = pyro.sample("slab", dist.Normal(0.0, self.scale("slab") * self._spread), infer=hangs_on)
+        return {"gate": gate, "slab": slab}
+
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        """Draws coefficients and observes, or draws, responses at site ``"y"``.
+
+        Args:
+            x: predictors of a batch, of shape ``(batch, p)``, in the user's units; with neither ``x`` nor ``y`` all
+                the data are observed.
+            y: responses; ``None`` draws them.
+
+        Returns:
+            The responses.
+
+        Raises:
+            DataError: if the batch is empty, not finite, or of another width.
+        """
+        self.announce("unknown")
+        if x is None:
+            scaled, y = self._x, self._y
+        else:
+            check_inputs(x)
+            if x.dim() != 2 or x.shape[1] != len(self.names):  # noqa: PLR2004
+                raise DataError(f"x must be of shape (batch, {len(self.names)}); got {tuple(x.shape)}")
+            scaled = (x.to(self._x) - self._x_mean) / self._spread
+        draws = self.sample_latents()
+        coefficient = draws["gate"][..., self._gate_of] * draws["slab"]
+        output = self.intercept + (scaled @ coefficient.unsqueeze(-1)).squeeze(-1)
+        with pyro.plate("data", len(scaled), dim=-1), poutine.scale(scale=self.num_data / len(scaled)):
+            response: Tensor = pyro.sample("y", self._observation(output), obs=None if y is None else y.to(self._y))
+        return response
+
+    def _observation(self, output: Tensor) -> Any:
+        if self.likelihood == "gaussian":
+            return dist.Normal(output, self.scale("noise"), validate_args=False)
+        if self.likelihood == "bernoulli":
+            return dist.Bernoulli(logits=output, validate_args=False)
+        return dist.Poisson(output.clamp(max=_LARGEST_RATE).exp(), validate_args=False)
+
+    # -- what was found -----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def coefficients(self, guide: Any, level: float = 0.95) -> pd.DataFrame:
+        """The posterior of the coefficients, in the units of ``X`` and ``y``.
+
+        Args:
+            guide: a :class:`~l0bayes.inference.HardConcreteGuide` of this model.
+            level: of the intervals, in (0, 1).
+
+        Returns:
+            A row a predictor: ``name``, ``group``, ``p_nonzero`` of its gate, ``mean`` and ``sd`` of the coefficient,
+            ``mean_open`` and ``sd_open`` of it given that it is there, and ``low`` and ``high`` of a central interval,
+            from draws of the guide; 0 where it is not there.
+
+        Raises:
+            ValueError: if ``level`` is out of range.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level must be between 0 and 1; got {level}")
+        gate, slab = guide.gates()["gate"], guide.distributions()["slab"]
+        probs, spread = gate.prob_nonzero[self._gate_of], self._spread
+        low, high = self._interval(gate, slab, level)
+        loc, sd = slab.mean / spread, slab.stddev / spread
+        share = gate.mean[self._gate_of]  # a relaxed gate may be open in part
+        second = (gate.variance[self._gate_of] + share.square()) * (sd.square() + loc.square())
+        columns = {
+            "p_nonzero": probs,
+            "mean": share * loc,
+            "sd": (second - (share * loc).square()).clamp(min=0).sqrt(),
+            "mean_open": share / probs * loc,
+            "sd_open": (second / probs - (share / probs * loc).square()).clamp(min=0).sqrt(),
+            "low": low / spread,
+            "high": high / spread,
+        }
+        table = pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
+        table.insert(0, "name", list(self.names))
+        table.insert(1, "group", [self.groups[g] for g in self._gate_of.tolist()])
+        return table
+
+    def _interval(self, gate: Any, slab: Any, level: float) -> tuple[Tensor, Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            draws = gate.sample((_DRAWS,))[:, self._gate_of] * slab.sample((_DRAWS,))
+        levels = draws.new_tensor([(1 - level) / 2, (1 + level) / 2])
+        low, high = draws.quantile(levels, dim=0)
+        return low, high
+
+
+def _check_response(data: RegressionData, likelihood: str) -> None:
+    y = data.y + data.y_mean
+    rounded = y.round()
+    whole = bool(((y - rounded).abs() < 1e-9).all())  # noqa: PLR2004 (they were centred)
+    if likelihood == "gaussian" and float(data.y.abs().max()) == 0:
+        raise DataError("y is constant; there is nothing to explain")
+    if likelihood == "bernoulli" and not (whole and set(rounded.tolist()) == {0.0, 1.0}):
+        raise DataError("y must hold 0 and 1, and both, for likelihood='bernoulli'. Code two classes so")
+    if likelihood == "poisson" and not (whole and float(rounded.min()) >= 0 and float(rounded.max()) > 0):
+        raise DataError("y must hold counts, 0, 1, 2, … and not only 0, for likelihood='poisson'")
+
+
+def _groups(names: Sequence[str], groups: Sequence[Any] | None) -> tuple[tuple[str, ...], Tensor]:
+    """Names of the groups, and for each column the number of its group."""
+    if groups is None:
+        return tuple(names), torch.arange(len(names))
+    if isinstance(groups, Mapping | str) or len(groups) != len(names):
+        raise ValueError(f"groups must name a group for each of the {len(names)} columns; got {groups!r}")
+    known = tuple(dict.fromkeys(map(str, groups)))
+    return known, torch.tensor([known.index(str(group)) for group in groups])
