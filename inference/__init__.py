@@ -6,6 +6,7 @@ from l0bayes.inference.evaluate import evaluate
 from l0bayes.inference.fit import FitResult, fit
 from l0bayes.inference.fit_options import FitOptions
 from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
+from l0bayes.inference.inclusion import InclusionPosterior, infer_inclusion
 from l0bayes.inference.parameter_groups import parameter_groups
 from l0bayes.inference.predict import predict
 from l0bayes.inference.processes import join_processes
@@ -18,10 +19,12 @@ __all__ = [
     "FitOptions",
     "FitResult",
     "HardConcreteGuide",
+    "InclusionPosterior",
     "Target",
     "TensorBatches",
     "evaluate",
     "fit",
+    "infer_inclusion",
     "join_processes",
     "load",
     "parameter_groups",

@@ -23,3 +23,7 @@ class FileFormatError(L0BayesError, ValueError):
 
 class DivergenceError(L0BayesError, ArithmeticError):
     """Training whose loss stopped being a finite number."""
+
+
+class UntrustedPosteriorWarning(UserWarning):
+    """A posterior was computed, and a diagnostic says that it should not be relied on."""

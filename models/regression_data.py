@@ -65,7 +65,7 @@ def read_regression_data(X: Any, y: Any) -> RegressionData:  # noqa: N803
 
 def _floats(name: str, values: Any) -> Tensor:
     try:
-        array = np.array(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+        array = np.array(values.detach().cpu().numpy() if isinstance(values, Tensor) else values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(f"{name} must hold numbers only: {error}. Encode categories first") from error
     if not np.isfinite(array).all():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,6 +24,27 @@ LikelihoodName = Literal["gaussian", "bernoulli", "poisson"]
 
 _DRAWS = 20_000  # for intervals
 _LARGEST_RATE = 30.0  # log of a Poisson mean, beyond which a draw would overflow
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a regression consists of inside, in float64.
+
+    Attributes:
+        x: centred and scaled columns, of shape ``(n, p)``.
+        y: responses as given.
+        x_mean: means of the columns.
+        spread: their standard deviations.
+        gate_of: for each column the number of its gate.
+        inclusion: prior probabilities of the gates.
+    """
+
+    x: Tensor
+    y: Tensor
+    x_mean: Tensor
+    spread: Tensor
+    gate_of: Tensor
+    inclusion: Tensor
 
 
 class SpikeSlabRegression(OwnedModule):
@@ -118,10 +140,19 @@ class SpikeSlabRegression(OwnedModule):
         """All predictors and responses, in the user's units: a batch for ``fit(model, guide, [model.data])``."""
         return self._x * self._spread + self._x_mean, self._y
 
+    def parts(self) -> Parts:
+        """What methods that integrate the coefficients out start from."""
+        return Parts(self._x, self._y, self._x_mean, self._spread, self._gate_of, self._inclusion)
+
     def scale(self, name: Literal["noise", "slab"]) -> Tensor:
         """Standard deviation of the noise or of the slab, given or as learned so far."""
         given = self._scales[name]
         return self.parameter(f"unknown.log_{name}").exp() if given is None else self._x.new_tensor(given)
+
+    @property
+    def learns_scales(self) -> bool:
+        """Whether noise or slab have a scale that training finds."""
+        return self._scales["slab"] is None or (self.likelihood == "gaussian" and self._scales["noise"] is None)
 
     @property
     def intercept(self) -> Tensor:
