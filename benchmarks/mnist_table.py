@@ -34,8 +34,8 @@ def _row(name: str, seed: int, it: dict[str, Any]) -> str:
 
 def _mean(name: str, runs: dict[int, dict[str, Any]]) -> str:
     def mean(*keys: str) -> float:
-        values = [run[keys[0]].get(keys[1], np.nan) for run in runs.values()]
-        return float(np.mean(values))
+        values = [run[keys[0]][keys[1]] for run in runs.values() if keys[1] in run[keys[0]]]
+        return float(np.mean(values)) if values else np.nan
 
     kept, dense = mean("test_error", "compacted"), mean("test_error", "dense")
     cells = ["" if np.isnan(error) else f"**{error:.2%}**" for error in (kept, dense)]
@@ -57,9 +57,9 @@ def score_table() -> str:
     """Error, NLL and ECE by kind of prediction, means over seeds."""
     lines = ["| configuration | prediction | error | NLL, nats | ECE |", "|---" * 5 + "|"]
     for name, runs in stored().items():
-        kinds = next(iter(runs.values()))["scores"]
-        for kind in kinds:
-            means = [np.mean([run["scores"][kind][what] for run in runs.values()]) for what in ("error", "nll", "ece")]
+        for kind in dict.fromkeys(kind for run in runs.values() for kind in run["scores"]):
+            of_kind = [run["scores"][kind] for run in runs.values() if kind in run["scores"]]
+            means = [np.mean([scores[what] for scores in of_kind]) for what in ("error", "nll", "ece")]
             lines.append(f"| {name} | {kind.replace('_', ' ')} | {means[0]:.2%} | {means[1]:.4f} | {means[2]:.4f} |")
     return "\n".join(lines)
 
