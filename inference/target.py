@@ -179,5 +179,5 @@ class Budget:
         if excess > _BAND:
             how_far = min(excess / _FAR, 1.0)
             self.multiplier = self.multiplier * self._growth**how_far + self._step * how_far
-        elif excess < -_BAND:
-            self.multiplier *= self._release
+        elif excess < -_BAND:  # and no further than what a step gathers, for that still reopens gates
+            self.multiplier = max(self.multiplier * self._release, min(self.multiplier, self._step))

@@ -115,6 +115,17 @@ def test_below_half_is_released_in_a_hundredth_of_the_run():
     assert made.multiplier == pytest.approx(4.0)
 
 
+def test_what_is_left_below_still_reopens_gates():
+    """No less than what one step above gathers; and nothing where nothing was gathered."""
+    made = with_share(Target(0.5), 0.4, updates=1000)
+    one_step = ROWS / 50
+    for start, end in ((8.0, one_step), (one_step / 2, one_step / 2), (0.0, 0.0)):
+        made.multiplier = start
+        for _ in range(200):
+            made.update(1.0)
+        assert made.multiplier == pytest.approx(end)
+
+
 @pytest.mark.parametrize("excess", [-0.024, 0.0, 0.024])
 def test_in_the_band_it_stays(excess):
     made = with_share(Target(0.5), 0.5 * (1 + excess))
