@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from networks import synchronised
+from recipes import WIDE_RESNET
 from record import record
 from scores import dense_scores, gated_scores
 from torch import Tensor, nn
@@ -206,17 +207,10 @@ def _options(asked: argparse.Namespace) -> TrainOptions:
     )
     return TrainOptions(
         **{key: getattr(asked, key) for key in passed},
-        network="wrn",
+        **WIDE_RESNET,
         code_cost=asked.code_cost,
         target_macs=asked.target_macs,
-        optimizer="sgd",
-        lr=0.1,
-        schedule="steps",
-        weight_decay=5e-4,
-        shift=4,
-        flip=True,
         bf16=not asked.float32,
-        channels_last=True,
         progress=False,
     )
 

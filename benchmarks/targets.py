@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from recipes import WIDE_RESNET
 from record import record
 
 from l0bayes.inference import Target, evaluate, fit
@@ -33,27 +34,14 @@ TARGETS: dict[str, list[tuple[Target, ...]]] = {
 def options(network: str, asked: argparse.Namespace) -> TrainOptions:
     """How the network is trained."""
     shared: dict[str, Any] = {
-        "network": network,
         "data": asked.data,
         "data_dir": asked.data_dir,
         "epochs": asked.epochs,
         "seed": asked.seed,
     }
     if network == "lenet5":
-        return TrainOptions(**shared, batch_size=100, lr=1e-3)
-    return TrainOptions(
-        **shared,
-        gates="unit",
-        batch_size=128,
-        optimizer="sgd",
-        lr=0.1,
-        schedule="steps",
-        weight_decay=5e-4,
-        shift=4,
-        flip=True,
-        bf16=True,
-        channels_last=True,
-    )
+        return TrainOptions(**shared, network="lenet5", batch_size=100, lr=1e-3)
+    return TrainOptions(**shared, **WIDE_RESNET, gates="unit", batch_size=128, bf16=True)
 
 
 def row(job: Job, targets: tuple[Target, ...]) -> dict[str, Any]:
