@@ -75,7 +75,15 @@ def _step(loss: Callable[[], Tensor], parameters: list[nn.Parameter]) -> Step:
     return step
 
 
-def images_per_second(job: Job, model: Classifier, guide: HardConcreteGuide, rounds: int) -> dict[str, Any]:
+def speeds(job: Job, model: Classifier, guide: HardConcreteGuide, rounds: int) -> dict[str, Any]:
+    """Images per second in each precision; bfloat16 kernels fill whole blocks of channels, however few there are."""
+    precisions = {"bf16": True, "float32": False} if job.options.bf16 else {"float32": False}
+    return {name: images_per_second(job, model, guide, rounds, bf16=bf16) for name, bf16 in precisions.items()}
+
+
+def images_per_second(
+    job: Job, model: Classifier, guide: HardConcreteGuide, rounds: int, *, bf16: bool
+) -> dict[str, Any]:
     """Of training steps of the dense network, the masked one and the subnetwork, interleaved, at the guide's gates."""
     options = job.options
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
@@ -83,11 +91,11 @@ def images_per_second(job: Job, model: Classifier, guide: HardConcreteGuide, rou
     x = x.contiguous(memory_format=layout)
     dense = job.build(gated=False)[0].child("net").to(memory_format=layout).train()
     sparse = find_sparse(model.to(memory_format=layout).train())
-    objective = Objective(ClosedFormKL_ELBO(), model, guide, bf16=options.bf16)
+    objective = Objective(ClosedFormKL_ELBO(), model, guide, bf16=bf16)
     ours, masking = sparse._select, Selector(sparse.net, sparse.groups, 0.0)  # noqa: SLF001 (no option: ours is best)
 
     def dense_loss() -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=options.bf16):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
             return F.cross_entropy(dense(x).float(), y)
 
     def gated_loss(selector: Selector) -> Tensor:
@@ -124,7 +132,7 @@ def gated_run(job: Job, out: Path, minutes: float | None, rounds: int) -> dict[s
     model, guide = job.build(gated=True)
     example = job.data.test.x[:1].to(job.options.device)
     full = cost(find_sparse(model).child("net"), example)
-    results: dict[str, Any] = {"speed_at_start": images_per_second(job, model, guide, rounds)}
+    results: dict[str, Any] = {"speed_at_start": speeds(job, model, guide, rounds)}
     model, guide = job.build(gated=True)
     with stopped_after(minutes):
         train_one(job, "gated", model, guide, out)
@@ -137,7 +145,7 @@ def gated_run(job: Job, out: Path, minutes: float | None, rounds: int) -> dict[s
         "open_gates": {name: [int((z != 0).sum()), z.numel()] for name, z in guide.point().items()},
         "scores": gated_scores(model, guide, on_device(job), draws=8, batch_size=_ROWS),
         "history": history(out, "gated"),
-        "speed_at_end": images_per_second(job, model, guide, rounds),
+        "speed_at_end": speeds(job, model, guide, rounds),
     }
 
 
@@ -223,9 +231,9 @@ def table(results: dict[str, Any]) -> str:
         "|---" * 5 + "|",
     ]
     for when in ("start", "end"):
-        speed = gated[f"speed_at_{when}"]
-        cells = " | ".join(f"{value:,.0f}" for value in speed["images_per_second"].values())
-        lines.append(f"| at the {when} | {cells} | {speed['ratio_to_dense']['subnetwork']:.2f} |")
+        for precision, speed in gated[f"speed_at_{when}"].items():
+            cells = " | ".join(f"{value:,.0f}" for value in speed["images_per_second"].values())
+            lines.append(f"| {precision}, at the {when} | {cells} | {speed['ratio_to_dense']['subnetwork']:.2f} |")
     lines += ["", "| network | epochs | test error | NLL, nats | ECE | parameters | MACs |", "|---" * 7 + "|"]
     kinds = {f"gated, {kind.replace('_', ' ')}": scores for kind, scores in gated["scores"].items()}
     shares = {what: gated[what]["after"] / gated[what]["before"] for what in ("parameters", "macs")}

@@ -12,6 +12,7 @@ import pyro
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+_PLACES = ("--data-dir", "--out")
 
 
 def _git(*command: str) -> str:
@@ -24,10 +25,17 @@ def _git(*command: str) -> str:
     ).stdout.strip()
 
 
+def _command() -> str:
+    """The command line, without the places on one's own disk."""
+    words = [f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+    placed = {at for at, word in enumerate(words) if word in _PLACES}
+    return " ".join(["python", *(word for at, word in enumerate(words) if not {at, at - 1} & placed)])
+
+
 def facts(seed: int) -> dict[str, Any]:
     """What is needed to run a benchmark again."""
     return {
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": _command(),
         "seed": seed,
         "commit": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else ""),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__},
