@@ -81,11 +81,11 @@ def train(options: TrainOptions) -> dict[str, Any]:
         },
     }
     write_bytes(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-    if options.compare:
-        save(full, out / "dense.safetensors", provenance=summary)
-    save(small, out / "compacted.safetensors", provenance=summary)
-    save(model, out / "model.safetensors", provenance=summary)
-    save(guide, out / "guide.safetensors", provenance=summary)
+    # What is passed on says nothing of one's own disk.
+    shared = {name: value for name, value in asdict(options).items() if name not in ("data_dir", "out")}
+    networks: dict[str, nn.Module] = {"compacted": small, "model": model, "guide": guide}
+    for name, module in (networks | ({"dense": full} if options.compare else {})).items():
+        save(module, out / f"{name}.safetensors", provenance=summary | {"options": shared})
     table = gate_table(guide)
     write_report(out, table, histories["gated"], data.image_shape)
     return summary

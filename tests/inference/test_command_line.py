@@ -115,7 +115,11 @@ def test_options_and_versions_are_on_record(out, summary):
     assert summary["options"] | {"epochs": 2, "seed": 0, "out": str(out), "hidden": [16, 8]} == summary["options"]
     assert summary["versions"]["torch"] == torch.__version__
     for name in ("compacted", "guide"):
-        assert json.loads((out / f"{name}.json").read_text())["provenance"] == summary
+        found = json.loads((out / f"{name}.json").read_text())["provenance"]
+        places = {place: summary["options"][place] for place in ("data_dir", "out")}
+        assert not places.keys() & found["options"].keys()
+        assert found | {"options": found["options"] | places} == summary
+        assert str(out) not in (out / f"{name}.json").read_text()
 
 
 def test_guide_and_table_and_network_belong_together(out, small):
