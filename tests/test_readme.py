@@ -11,7 +11,8 @@ from pyro.infer import SVI, TraceMeanField_ELBO
 from sklearn.datasets import load_digits
 
 from l0bayes import SpikeAndSlabPrior, gate_table, to_arviz
-from l0bayes.inference import HardConcreteGuide
+from l0bayes.inference import HardConcreteGuide, infer_inclusion
+from l0bayes.models import SpikeSlabRegression, exact_posterior
 
 README = Path(__file__).parents[1] / "README.md"
 FEWER = {"epochs=300": "epochs=2", "range(2000)": "range(20)", "num_samples=1000": "num_samples=10"}
@@ -46,3 +47,11 @@ def test_the_practitioners_and_the_statisticians_lines():
     exec(blocks()[2], names)  # noqa: S102
     assert len(names["table"]) == 5
     assert names["idata"].posterior["z"].shape == (2, 10, 5)
+
+
+def test_the_regressions_lines():
+    x = torch.randn(100, 5)
+    names = {"X": x, "y": x[:, 0] * 2 + 0.5 * torch.randn(100), "infer_inclusion": infer_inclusion}
+    names |= {"SpikeSlabRegression": SpikeSlabRegression, "exact_posterior": exact_posterior}
+    exec(blocks()[3], names)  # noqa: S102
+    assert abs(names["found"].inclusion - names["exact"].inclusion).max() < 0.05
