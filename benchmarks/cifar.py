@@ -123,7 +123,9 @@ def images_per_second(
 def history(out: Path, name: str) -> list[dict[str, float]]:
     """A row for each epoch done so far."""
     path = out / history_file(name)
-    rows: list[dict[str, float]] = pd.read_csv(path).round(5).to_dict("records") if path.exists() else []
+    if not path.exists() or not path.read_text().strip():  # stopped in the first epoch
+        return []
+    rows: list[dict[str, float]] = pd.read_csv(path).round(5).to_dict("records")
     return rows
 
 
@@ -188,7 +190,8 @@ def main() -> None:
     parser.add_argument("--out", default="out/cifar", help="working folder, with checkpoints")
     asked = parser.parse_args()
     name = f"wrn-{asked.depth}-{asked.width}-{asked.gates}-{asked.label or asked.data}"
-    out = Path(asked.out) / f"{name}-{asked.seed}"
+    price = f"cost={asked.code_cost}-macs={asked.target_macs}-epochs={asked.epochs}"
+    out = Path(asked.out) / f"{name}-{price}-{asked.seed}"
     out.mkdir(parents=True, exist_ok=True)
     job = Job(_options(asked))
     results: dict[str, Any] = {"data": asked.label or asked.data, "epochs_asked": asked.epochs}

@@ -28,6 +28,7 @@ class Progress:
         epoch_random: random state at the start of the epoch, from which its order of data follows.
         units: for a network that was shrunk, the gates that are left of each group.
         multipliers: those of the targets, in nats.
+        settings: what a run that goes on must agree with, by name.
     """
 
     epoch: int = 0
@@ -37,6 +38,7 @@ class Progress:
     epoch_random: dict[str, Tensor] = field(default_factory=dict)
     units: dict[str, list[int]] = field(default_factory=dict)
     multipliers: list[float] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def random_state() -> dict[str, Tensor]:
@@ -103,6 +105,7 @@ def save_checkpoint(
         "history": progress.history,
         "units": progress.units,
         "multipliers": progress.multipliers,
+        "settings": progress.settings,
         "optimizer": {
             "class": type(optimizer).__qualname__,
             "groups": [
@@ -148,6 +151,7 @@ def load_checkpoint(
             epoch_random=dict(_under(tensors, "random/epoch")),
             units=facts["units"],
             multipliers=facts["multipliers"],
+            settings=facts["settings"],
         )
         if prepare is not None:
             prepare(progress)
@@ -161,8 +165,17 @@ def load_checkpoint(
     for kind, module in modules.items():
         module.load_state_dict(dict(_under(tensors, kind)))
     optimizer.load_state_dict(optimizer_state)
+    _lay_out(optimizer)
     set_random_state(dict(_under(tensors, "random/now")))
     return progress
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Gives each moment the memory layout of its parameter: fused optimizers walk through both as they lie."""
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _optimizer_state(tensors: Mapping[str, Tensor], stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from l0bayes.errors import DataError
 
+_FEWEST = 10  # images to train on
 _HELD_OUT = 0.1  # of the training images, for validation
 
 Raw = tuple[Tensor, Tensor]  # images as bytes, (rows, height, width, 3), and class numbers
@@ -34,7 +35,7 @@ def load_cifar(name: str, root: Path, *, download: bool) -> tuple[Raw, Raw]:
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     try:
         parts = [kind(str(root), train=train, download=download) for train in (True, False)]
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise DataError(
             f"data_dir: no {name} in {root} ({error}). Point data_dir at the folder that holds it, or allow the "
             "download with --download true"
@@ -99,6 +100,8 @@ def standardised(train: Raw, test: Raw) -> tuple[tuple[Tensor, Tensor], ...]:
         Images of shape ``(rows, 3, height, width)`` and class numbers, for training, validation and test. Which
         images are held out is the same for every seed.
     """
+    if len(train[0]) < _FEWEST:
+        raise DataError(f"data_dir: {len(train[0])} training images are too few; a tenth of them is for validation")
     order = torch.randperm(len(train[0]), generator=torch.Generator().manual_seed(0))
     validation, rest = order.split([round(_HELD_OUT * len(order)), len(order) - round(_HELD_OUT * len(order))])
     x = train[0].permute(0, 3, 1, 2).float() / 255

@@ -122,7 +122,12 @@ def _mnist(root: Path, *, download: bool) -> ImageData:
     if missing:
         from torchvision.datasets import MNIST  # noqa: PLC0415 (heavy, and only needed here)
 
-        MNIST(str(root), download=True)
+        try:
+            MNIST(str(root), download=True)
+        except (RuntimeError, OSError) as error:
+            raise DataError(
+                f"data_dir: MNIST could not be fetched into {root} ({error}). Put MNIST/raw there"
+            ) from error
     arrays = [torch.from_numpy(read_idx(raw / name, shape)) for name, shape in _MNIST_FILES.items()]
     x, y, test_x, test_y = (a.float() / 255 if a.dim() > 1 else a.long() for a in arrays)
     if any(int(labels.max()) > 9 for labels in (y, test_y)):  # noqa: PLR2004

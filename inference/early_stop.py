@@ -1,20 +1,28 @@
 """When a run goes from drawn gates to fixed ones, and when it ends, by its validation errors so far."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from l0bayes.inference.fit_options import FitOptions
+from l0bayes.inference.target import DESCENT
 
 History = Sequence[Mapping[str, float]]
 
 
-def drawn_epochs(history: History, options: FitOptions) -> int:
-    """Epochs with drawn gates: all that were asked for, or those after which the error fell no more."""
-    return _until_no_better(history[: options.epochs], options.patience) or options.epochs
+def drawn_epochs(history: History, options: FitOptions, *, targeted: bool = False) -> int:
+    """Epochs with drawn gates: all that were asked for, or those after which the error fell no more.
+
+    Patience begins when what is asked of the gates stays the same: after the warm-up, and, with a target, after the
+    half of the run over which its goal descends.
+    """
+    begin = max(math.ceil(options.kl_warmup), math.ceil(DESCENT * options.epochs) if targeted else 0)
+    patient = _until_no_better(history[begin : options.epochs], options.patience)
+    return options.epochs if patient is None else begin + patient
 
 
-def all_epochs(history: History, options: FitOptions) -> int:
+def all_epochs(history: History, options: FitOptions, *, targeted: bool = False) -> int:
     """Epochs of the whole run; fine-tuning has its own patience."""
-    drawn = drawn_epochs(history, options)
+    drawn = drawn_epochs(history, options, targeted=targeted)
     return drawn + (_until_no_better(history[drawn:], options.patience) or options.fine_tune)
 
 

@@ -1,5 +1,6 @@
 """Training: one ELBO, torch optimizers, checkpoints that a killed run resumes from."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -15,10 +16,9 @@ from pyro.infer.autoguide import AutoGuide
 from torch import nn
 from tqdm import tqdm
 
-from l0bayes.inference.early_stop import all_epochs
 from l0bayes.inference.elbo import ClosedFormKL_ELBO
 from l0bayes.inference.evaluate import evaluate, is_gated
-from l0bayes.inference.fit_doors import check_kinds, check_options, first_batch, see_first_batch
+from l0bayes.inference.fit_doors import check_kinds, check_optimizer, check_options, first_batch, see_first_batch
 from l0bayes.inference.fit_options import FitOptions
 from l0bayes.inference.history import history_path
 from l0bayes.inference.interrupt import deferred_interrupt
@@ -38,7 +38,8 @@ class FitResult:
     """What a run measured.
 
     Attributes:
-        history: a row an epoch: ``epoch``, ``elbo`` (nats over the data set, mean of the epoch's steps),
+        history: a row an epoch: ``epoch``, ``elbo`` (nats over the data set, mean of the epoch's steps; with the KL as
+            ``kl_warmup`` weighs it then, and without the gates' in fine-tuning, where they are fixed),
             ``seconds`` of training and ``steps``, and where they apply ``expected_l0`` and ``open_l0``
             (gated parameters alive in expectation, and in the test-time network), ``expected_macs`` (gated ones),
             ``open_gates`` (of the test-time gates), ``share`` (of the first target that the test-time network has),
@@ -75,7 +76,8 @@ def fit(
         guide: its guide.
         train_loader: an iterable of batches, each a tuple of the model's arguments: a
             :class:`~l0bayes.inference.TensorBatches` or any data loader. Seed torch before the call for a
-            reproducible order of data and draws of gates.
+            reproducible order of data and draws of gates; a loader with a random generator of its own is not
+            resumed where it was.
         validation_loader: batches on which to report the error after each epoch.
         checkpoint: a file written after every epoch and on Ctrl-C. If it exists, the run goes on from there, as
             if it had never stopped.
@@ -115,6 +117,8 @@ def fit(
         if asked.channels_last:
             model.to(memory_format=torch.channels_last)
         num_data = int(getattr(model, "num_data", 1))
+        if optimizer is not None:
+            check_optimizer(optimizer, objective, asked)
         if optimizer is not None and (asked.ema is not None or asked.schedule != "constant"):
             name_gates(optimizer, objective)
         run = Run(
@@ -132,13 +136,14 @@ def fit(
         _train(run, train_loader, validation_loader, asked, log, progress=progress)
         if run.average is not None:
             run.average.swap()
+        run.restore_rates()
         reached = {budget.target: budget.reached() for budget in run.budgets}
     _warn_of_missed(reached)
     return FitResult(pd.DataFrame(run.progress.history), run.checkpoint, reached)
 
 
 def _budgets(targets: Sequence[Target], model: Any, guide: Any, loader: Any, options: FitOptions) -> tuple[Budget, ...]:
-    updates = len(loader) // options.accumulate * options.epochs if targets else 0
+    updates = math.ceil(len(loader) / options.accumulate) * options.epochs if targets else 0
     example = first_batch(loader)[0] if any(target.of == "latency" for target in targets) else None
     return tuple(
         Budget(target, model, guide, num_data=int(model.num_data), updates=updates, example=example)
@@ -149,21 +154,17 @@ def _budgets(targets: Sequence[Target], model: Any, guide: Any, loader: Any, opt
 def _train(
     run: Run, loader: Batches, validation_loader: Batches | None, options: FitOptions, log: Log, *, progress: bool
 ) -> None:
-    def last() -> int:
-        return all_epochs(run.progress.history, options)
-
     with tqdm(
-        total=last(), initial=run.progress.epoch, unit="epoch", disable=not (progress and run.processes.first)
+        total=run.last_epoch, initial=run.progress.epoch, unit="epoch", disable=not (progress and run.processes.first)
     ) as bar:
-        while run.progress.epoch < last():
+        while run.progress.epoch < run.last_epoch:
             row = run.train_epoch(loader)
             run.check_alive()
             with nullcontext() if run.average is None else run.average.in_place():
                 row |= _measure(run, validation_loader)
             if options.shrink_below is not None:
                 run.shrink(options.shrink_below)
-            run.finish_epoch(row)
-            log(run.progress.history[-1])
+            run.finish_epoch(row, log)
             bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k not in ("seconds", "steps")})
             bar.update()
 
@@ -194,7 +195,7 @@ def _warn_of_missed(reached: dict[Target, float]) -> None:
                 + (
                     "Train longer, raise gate_lr, or ask for less"
                     if share > target.share
-                    else "A lower gate_lr overshoots less; with several targets the narrower one decides"
+                    else "Longer runs overshoot less; with several targets the narrower one decides"
                 ),
                 stacklevel=3,
             )

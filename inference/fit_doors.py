@@ -51,6 +51,23 @@ def check_options(
         raise DataError("train_loader must have a length for kl_warmup and target, which go by the share of a run done")
 
 
+def check_optimizer(optimizer: Any, objective: nn.Module, options: FitOptions) -> None:
+    """Raises unless a user's own optimizer trains all there is, by its own settings alone."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer, adam or sgd; got {type(optimizer).__name__}")
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    left = [name for name, value in objective.named_parameters() if value.requires_grad and id(value) not in known]
+    if left:
+        raise ValueError(
+            f"optimizer leaves out {', '.join(left[:3])}{' and others' if len(left) > 3 else ''}. Build it on "  # noqa: PLR2004
+            "parameter_groups(nn.ModuleList([model, guide])); what is to stay as it is has requires_grad_(False)"
+        )
+    usual = FitOptions()
+    for name in ("lr", "gate_lr", "weight_decay", "momentum"):
+        if (value := getattr(options, name)) != getattr(usual, name):
+            raise ValueError(f"{name}={value} is not for an optimizer of one's own; set it there")
+
+
 def length(loader: Any) -> int | None:
     """How many batches an epoch has, if the loader knows."""
     try:

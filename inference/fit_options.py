@@ -33,7 +33,8 @@ class FitOptions:
         gate_lr: learning rate of the gates, of Adam; no schedule touches it.
         optimizer: ``"adam"``, or ``"sgd"`` with Nesterov momentum for everything but gates.
         momentum: of ``"sgd"``.
-        weight_decay: L2 penalty on weights alone. A slab prior, see :func:`~l0bayes.sparsify`, is the principled form.
+        weight_decay: L2 penalty on weights alone, of the mean loss. A slab prior, see :func:`~l0bayes.sparsify`, is the
+            principled form.
         schedule: of ``lr``: ``"constant"``, ``"cosine"`` down to nothing over all epochs, or ``"steps"``, a fifth of
             it after 30, 60 and 80 % of them.
         kl_warmup: epochs over which the weight of the KL rises from 0 to 1.
@@ -76,6 +77,16 @@ class FitOptions:
     channels_last: bool = False
 
     def __post_init__(self) -> None:
+        self._check_numbers()
+        for name, kind in (("optimizer", OptimizerName), ("schedule", Schedule)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {getattr(self, name)!r}")
+        if self.kl_warmup > self.epochs:
+            raise ValueError(f"kl_warmup must be at most epochs, {self.epochs}; got {self.kl_warmup}")
+        if self.antithetic and self.num_particles % 2:
+            raise ValueError(f"num_particles must be even with antithetic=True; got {self.num_particles}")
+
+    def _check_numbers(self) -> None:
         for name, (must, check) in _NUMBERS.items():
             value = getattr(self, name)
             if value is None and "none" in must:
@@ -89,11 +100,6 @@ class FitOptions:
             if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least:
                 continue
             raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
-        for name, kind in (("optimizer", OptimizerName), ("schedule", Schedule)):
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {getattr(self, name)!r}")
-        if self.antithetic and self.num_particles % 2:
-            raise ValueError(f"num_particles must be even with antithetic=True; got {self.num_particles}")
 
     def changed(self, **options: Any) -> Self:
         """The same options with others in their place.

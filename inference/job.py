@@ -14,6 +14,8 @@ from l0bayes.inference.train_options import TrainOptions
 from l0bayes.models import MLP, Classifier, LeNet5, WideResNet
 from l0bayes.sparsify import sparsify
 
+_LENET = (28, 28)
+
 
 class Job:
     """Makes data and networks as options ask for.
@@ -34,6 +36,9 @@ class Job:
         data = load_data(options.data, options.data_dir, download=options.download)
         if options.network == "wrn" and data.train.x[0].dim() != 3:  # noqa: PLR2004
             raise ValueError(f"network: wrn takes coloured images; {options.data} are grey. Use lenet5 or mlp")
+        if options.network == "lenet5" and data.image_shape != _LENET:
+            size = " × ".join(map(str, data.image_shape))
+            raise ValueError(f"network: lenet5 takes images of 28 × 28; those of {options.data} have {size}. Use mlp")
         self.data = data if options.network == "mlp" else data.with_channels()
 
     def build(self, *, gated: bool) -> tuple[Classifier, HardConcreteGuide]:

@@ -51,20 +51,17 @@ def build_optimizer(module: nn.Module, options: FitOptions, num_data: int) -> to
     Args:
         module: what holds model and guide.
         options: rates and the optimizer's name.
-        num_data: by which the loss is divided for the rate of ``"sgd"`` to be that of the mean loss.
+        num_data: by which the loss is divided for weight decay, and the rate of ``"sgd"``, to be of the mean loss.
 
     Returns:
         An optimizer over all trainable parameters.
     """
-    groups = parameter_groups(module, lr=options.lr, gate_lr=options.gate_lr, weight_decay=options.weight_decay)
+    decay = options.weight_decay * num_data  # of the loss, a sum over the data
+    groups = parameter_groups(module, lr=options.lr, gate_lr=options.gate_lr, weight_decay=decay)
     if options.optimizer == "adam":
         return torch.optim.Adam(groups, fused=True)
     gates = [group for group in groups if group["name"] == "gates"]
-    others = [
-        {**group, "lr": group["lr"] / num_data, "weight_decay": group["weight_decay"] * num_data}
-        for group in groups
-        if group["name"] != "gates"
-    ]
+    others = [{**group, "lr": group["lr"] / num_data} for group in groups if group["name"] != "gates"]
     found: list[torch.optim.Optimizer] = []
     if others:
         found.append(torch.optim.SGD(others, momentum=options.momentum, nesterov=options.momentum > 0))

@@ -3,8 +3,8 @@
 import math
 import time
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from l0bayes.inference.checkpoint import (
     save_checkpoint,
 )
 from l0bayes.inference.compiling import Compiled
-from l0bayes.inference.early_stop import drawn_epochs
+from l0bayes.inference.early_stop import all_epochs, drawn_epochs
 from l0bayes.inference.evaluate import is_gated
 from l0bayes.inference.fit_doors import check_batch, length
 from l0bayes.inference.fit_options import FitOptions
@@ -32,8 +32,10 @@ from l0bayes.inference.processes import Processes
 from l0bayes.inference.shrink import shrink, shrink_to
 from l0bayes.inference.step_batches import Batch, Batches, step_batches
 from l0bayes.inference.target import Budget
+from l0bayes.inference.tensorboard import Log
 from l0bayes.sparsify import find_sparse
 
+_SETTLED = ("accumulate", "kl_warmup", "clip_norm", "ema", "num_particles", "antithetic", "schedule", "shrink_below")
 _CLOSED = 0.05  # P(z ≠ 0) from which a gate hardly finds back
 
 
@@ -98,11 +100,31 @@ class Run:
         if progress.units:
             shrink_to(self.model, self.guide, self._optimizer, progress.units)
             self._parallel = self.processes.wrap(self._objective)
-        if len(progress.multipliers) != len(self.budgets):
-            raise ValueError(
-                f"it was written with {len(progress.multipliers)} targets, now there are {len(self.budgets)}"
-            )
-        self._set_rates(progress.epoch if progress.step else max(0, progress.epoch - 1))
+        for name, now in self._settings.items():
+            if (then := progress.settings.get(name)) != now:
+                raise ValueError(f"it was written with {name}={then}, now it is {now}")
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """What cannot change in the middle of a run without changing what it means."""
+        options = {name: getattr(self._options, name) for name in _SETTLED}
+        return {"target": [str(budget.target) for budget in self.budgets], **options}
+
+    @contextmanager
+    def _rates_as_given(self) -> Iterator[None]:
+        """Learning rates before the schedule, which a run of more epochs has another of."""
+        scheduled = [group["lr"] for group in self._optimizer.param_groups]
+        self.restore_rates()
+        try:
+            yield
+        finally:
+            for group, rate in zip(self._optimizer.param_groups, scheduled, strict=True):
+                group["lr"] = rate
+
+    def restore_rates(self) -> None:
+        """Sets the learning rates back to what they were before the schedule."""
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate
 
     def save(self) -> None:
         """Writes checkpoint and history, once for all processes.
@@ -113,9 +135,11 @@ class Run:
         if not self.processes.first:
             return
         self.progress.multipliers = [budget.multiplier for budget in self.budgets]
+        self.progress.settings = self._settings
         try:
             if self.checkpoint is not None:
-                save_checkpoint(self.checkpoint, self._modules, self._optimizer, self.progress)
+                with self._rates_as_given():
+                    save_checkpoint(self.checkpoint, self._modules, self._optimizer, self.progress)
             if self._history is not None:
                 write_history(self._history, self.progress.history)
         except OSError as error:
@@ -131,7 +155,13 @@ class Run:
     @property
     def fine_tuning(self) -> bool:
         """Whether the gates are fixed by now."""
-        return self.progress.epoch >= drawn_epochs(self.progress.history, self._options)
+        history, targeted = self.progress.history, bool(self.budgets)
+        return self.progress.epoch >= drawn_epochs(history, self._options, targeted=targeted)
+
+    @property
+    def last_epoch(self) -> int:
+        """Epochs after which the run is over, as far as can be told by now."""
+        return all_epochs(self.progress.history, self._options, targeted=bool(self.budgets))
 
     def _set_rates(self, epoch: int) -> None:
         factor = self._options.lr_factor(epoch)
@@ -241,7 +271,9 @@ class Run:
     def _check_finite(self, value: float) -> None:
         if not math.isfinite(value):
             where = f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}"
-            raise DivergenceError(f"the loss became {value} in {where}.{self._kept()} Lower lr or gate_lr")
+            raise DivergenceError(
+                f"the loss became {value} in {where}.{self._kept()} Start again, elsewhere, with a lower lr or gate_lr"
+            )
 
     def _kept(self) -> str:
         saved = self.checkpoint is not None and self.checkpoint.exists()
@@ -250,11 +282,17 @@ class Run:
     # -- between epochs -----------------------------------------------------------------------------------------
 
     def check_alive(self) -> None:
-        """Raises before the checkpoint is written if no gate is open any more.
+        """Raises before the checkpoint is written if nothing can come of the run any more.
 
         Raises:
-            DivergenceError: if every gate is closed in nearly every draw.
+            DivergenceError: if a parameter is not finite, or every gate closed in nearly every draw.
         """
+        for name, parameter in self._objective.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise DivergenceError(
+                    f"{name} is no longer finite after epoch {self.progress.epoch + 1}.{self._kept()} Start again, "
+                    "elsewhere, with a lower lr or gate_lr"
+                )
         gates: dict[str, Any] = getattr(self.guide, "gates", dict)()
         probable = max((float(gate.prob_nonzero.detach().max()) for gate in gates.values()), default=1.0)
         if probable < _CLOSED:
@@ -270,8 +308,12 @@ class Run:
             self._parallel = self.processes.wrap(self._objective)
         self.progress.units = {name: units.tolist() for name, units in find_sparse(self.model).units.items()}
 
-    def finish_epoch(self, row: dict[str, float]) -> None:
+    def finish_epoch(self, row: dict[str, float], log: Log) -> None:
         """Notes what was measured, and writes the checkpoint.
+
+        Args:
+            row: what was measured.
+            log: where it is shown besides.
 
         Raises:
             KeyboardInterrupt: if Ctrl-C was pressed meanwhile.
@@ -281,6 +323,7 @@ class Run:
         done.step, done.sums = 0, {}
         done.history.append({"epoch": float(done.epoch), **row})
         done.epoch_random = random_state()
+        log(done.history[-1])
         self.save()
         if self._interruption.requested:
             self._stop()

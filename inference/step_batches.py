@@ -42,10 +42,11 @@ def _remaining(loader: Batches, progress: Progress, accumulate: int) -> Iterator
         return iter(loader)
     now = random_state()
     set_random_state(progress.epoch_random)
-    rest = itertools.islice(iter(loader), progress.step * accumulate, None)
-    first = next(rest, None)  # the order of data is drawn here
+    batches = iter(loader)
+    for _ in range(progress.step * accumulate):  # the order of data is drawn here, and augmentation of what was seen
+        next(batches, None)
     set_random_state(now)
-    return iter(()) if first is None else itertools.chain([first], rest)
+    return batches
 
 
 def _guarded(batches: Iterator[Batch], progress: Progress, keep: Callable[[], str]) -> Iterator[Batch]:

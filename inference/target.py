@@ -33,7 +33,7 @@ TargetOf = Literal["parameters", "macs", "latency"]
 TOLERANCE = 0.05  # a share this far from its target, relatively, is said to have missed it
 _BAND = TOLERANCE / 2
 _FAR = 0.2  # excess from which the multiplier rises at its full rate
-_DESCENT = 0.5  # share of the run after which the network should have its final size
+DESCENT = 0.5  # share of the run after which the network should have its final size
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Budget:
         Returns:
             The excess over that size, relatively.
         """
-        goal = self.target.share ** min(1.0, done / _DESCENT)
+        goal = self.target.share ** min(1.0, done / DESCENT)
         excess: float = (self.reached() - goal) / goal
         self._pressure = min(1.0, max(-1.0, 0.5 + 0.5 * excess / _BAND))
         return excess

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from l0bayes.errors import FileFormatError
 from l0bayes.evaluating import evaluating
+from l0bayes.inference.batches import TensorBatches
 from l0bayes.inference.evaluate import evaluate
 from l0bayes.inference.files import write_bytes
 from l0bayes.inference.fit import fit
@@ -28,6 +29,7 @@ from l0bayes.models import Classifier
 from l0bayes.posterior import cost, gate_table
 from l0bayes.sparsify import compact
 
+_ROWS = 1000  # images run at a time
 _LARGE = 1000  # numbers an image
 
 
@@ -60,7 +62,8 @@ def train(options: TrainOptions) -> dict[str, Any]:
         return {}
     small = compact(model, guide).cpu()
     with evaluating(small):
-        compacted_error = float(model.error(small(data.test.x), data.test.y).double().mean())
+        errors = [model.error(small(x), y) for x, y in TensorBatches(data.test.x, data.test.y, _ROWS)]
+        compacted_error = float(torch.cat(errors).double().mean())
     full = dense.child("net").cpu()
     speed = _speed(full, small, data.test.x)
     before, after = cost(full, data.test.x[:1]), cost(small, data.test.x[:1])

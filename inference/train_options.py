@@ -102,6 +102,8 @@ class TrainOptions(FitOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.shift < 0:
+            raise ValueError(f"shift must be at least 0; got {self.shift}")
         words = [("network", NetworkName)] + [("gates", GatesName)] * isinstance(self.gates, str)
         for name, known in words:
             if getattr(self, name) not in get_args(known):

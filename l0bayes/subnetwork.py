@@ -20,7 +20,7 @@ from l0bayes.structure import GateGroup, Slice
 from l0bayes.structure.names import by_owner
 from l0bayes.widths import attributes, computes_by_width
 
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,7 @@ def _cut(gated: Tensor | None, whole: Tensor, cuts: Sequence[_Cut], draw: _Draw)
 
 def laid_out_as(whole: Tensor, part: Tensor) -> Tensor:
     """A part of a tensor with its channels last in memory, if the whole has them there: selecting loses that."""
-    layout = _CHANNELS_LAST.get(whole.dim())
+    layout = CHANNELS_LAST.get(whole.dim())
     if layout is None or part is whole or whole.is_contiguous() or not whole.is_contiguous(memory_format=layout):
         return part
     return part.contiguous(memory_format=layout)

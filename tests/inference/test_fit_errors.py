@@ -62,7 +62,7 @@ def test_targets_that_do_not_suit_the_network():
 
 @pyros_warning
 def test_divergence_names_the_place_and_the_remedy():
-    with pytest.raises(DivergenceError, match=r"epoch 1, step 2.*Lower lr or gate_lr"):
+    with pytest.raises(DivergenceError, match=r"epoch 1, step 2.*with a lower lr or gate_lr"):
         fit(*pair(), loader(), epochs=1, lr=1e30, progress=False)
 
 

@@ -37,11 +37,16 @@ def run(warmup, epochs=4, path=None, batches=None, **options):
     return model, guide
 
 
-@pytest.mark.parametrize("warmup", [0.5, 1, 2, 2.5, 4, 10])
+@pytest.mark.parametrize("warmup", [0.5, 1, 2, 2.5, 4])
 def test_it_rises_linearly_over_so_many_epochs(warmup, weights):
     run(warmup)
     steps = 4 * STEPS
     assert weights == pytest.approx([min(1.0, step / (STEPS * warmup)) for step in range(1, steps + 1)])
+
+
+def test_one_that_never_ends_is_refused():
+    with pytest.raises(ValueError, match="kl_warmup must be at most epochs, 4; got 10"):
+        run(10)
 
 
 def test_without_it_the_weight_is_one(weights):

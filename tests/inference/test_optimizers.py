@@ -9,6 +9,7 @@ from toy_problem import ROWS, assert_equal_states, blobs, loader, pair, state
 
 from l0bayes.inference import ClosedFormKL_ELBO, FitOptions, HardConcreteGuide, fit, shrink
 from l0bayes.inference.optimizers import Together, build_optimizer
+from l0bayes.models import Classifier
 
 
 def objective(**options):
@@ -119,7 +120,25 @@ def test_adam_is_one_for_everything():
     optimizer = build_optimizer(objective(), FitOptions(lr=0.2, gate_lr=0.3, weight_decay=0.1), ROWS)
     assert type(optimizer) is torch.optim.Adam
     rates = {group["name"]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
-    assert rates == {"weights": (0.2, 0.1), "gates": (0.3, 0.0)}
+    assert rates == {"weights": (0.2, 0.1 * ROWS), "gates": (0.3, 0.0)}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_weight_decay_is_that_of_the_mean_loss(optimizer):
+    """As plain torch has it on the mean of the same losses; 20 steps on a network without gates."""
+    torch.manual_seed(0)
+    net, x, y = nn.Linear(4, 3), torch.randn(30, 4), torch.randint(3, (30,))
+    ours, theirs = Classifier(copy.deepcopy(net), len(x)), net
+    settings = {"lr": 0.05, "weight_decay": 0.2}
+    fit(ours, HardConcreteGuide(ours), [(x, y)], epochs=20, optimizer=optimizer, progress=False, **settings)
+    sgd = {"momentum": 0.9, "nesterov": True} if optimizer == "sgd" else {"eps": 1e-8}
+    plain = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer](theirs.parameters(), **settings, **sgd)
+    for _ in range(20):
+        plain.zero_grad()
+        torch.nn.functional.cross_entropy(theirs(x), y).backward()
+        plain.step()
+    for one, other in zip(ours.child("net").parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
 
 
 def test_sgd_leaves_the_gates_to_adam():
