@@ -146,7 +146,15 @@ def _budgets(targets: Sequence[Target], model: Any, guide: Any, loader: Any, opt
     updates = math.ceil(len(loader) / options.accumulate) * options.epochs if targets else 0
     example = first_batch(loader)[0] if any(target.of == "latency" for target in targets) else None
     return tuple(
-        Budget(target, model, guide, num_data=int(model.num_data), updates=updates, example=example)
+        Budget(
+            target,
+            model,
+            guide,
+            num_data=int(model.num_data),
+            updates=updates,
+            example=example,
+            alone=len(targets) == 1,
+        )
         for target in targets
     )
 

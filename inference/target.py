@@ -7,7 +7,8 @@ expectation carries the gradient. While the constraint is violated ν rises. Onc
 on closing gates, and they hardly reopen; Gallego-Posada et al. (2022, arXiv 2208.04425, §4) therefore restart it at
 zero. Here it is taken off the loss in proportion, over a band around the goal, so that the network stays in the band
 instead of leaving it above while ν is being gathered anew; below the band it pulls the other way while it fades, for
-closed gates do not reopen by themselves. And the goal itself descends, geometrically, from everything
+closed gates do not reopen by themselves. Where that is not enough, for the noise of drawn gates alone goes on closing
+them, ν turns negative, and gathers as it does above. And the goal itself descends, geometrically, from everything
 to the target over the first half of a run: gates take hundreds of steps to close, and those of all layers would still
 be on their way down when the target is met.
 """
@@ -77,6 +78,7 @@ class Budget:
         num_data: size of the training set: the multiplier rises in nats over all of it.
         updates: how often the multiplier will be updated in the run.
         example: a batch of inputs, for ``"latency"``.
+        alone: whether it is the only target; where there are others, a narrower one may rightly take more.
 
     Attributes:
         multiplier: ν, in nats.
@@ -100,15 +102,18 @@ class Budget:
         num_data: int,
         updates: int,
         example: Tensor | None = None,
+        alone: bool = True,
     ) -> None:
         self.target = target
         self.multiplier = 0.0
+        self._alone = alone
         self._model, self._guide, self._example = model, guide, example
         self._step = self._RISE * num_data / max(1.0, self._SHARE_OF_RUN * updates)
         self._of: Amount = "parameters" if target.of == "parameters" else "macs"
         self._sparse = find_sparse(model)
         self._total = self._live.total
         self._pressure = 1.0
+        self._short = 0.0  # by how much less than the target there is, relatively
         self._growth = 2.0 ** (1 / max(1.0, self._SHARE_OF_RUN * updates))
         self._release = 0.5 ** (1 / max(1.0, self._HALF_LIFE * updates))
         self._latency = 1.0
@@ -168,16 +173,27 @@ class Budget:
         Returns:
             The excess over that size, relatively.
         """
+        reached = self.reached()
         goal = self.target.share ** min(1.0, done / DESCENT)
-        excess: float = (self.reached() - goal) / goal
-        self._pressure = min(1.0, max(-1.0, 0.5 + 0.5 * excess / _BAND))
+        excess: float = (reached - goal) / goal
+        self._short = 1 - reached / self.target.share
+        closing = 0.5 + 0.5 * excess / _BAND
+        self._pressure = min(1.0, max(-1.0, closing) if self.multiplier >= 0 else max(0.0, 1 - closing))
         return excess
 
     def update(self, done: float) -> None:
         """Moves the multiplier after a step; ``done`` as for :meth:`aim`."""
         excess = self.aim(done)
         if excess > _BAND:
-            how_far = min(excess / _FAR, 1.0)
-            self.multiplier = self.multiplier * self._growth**how_far + self._step * how_far
-        elif excess < -_BAND:  # and no further than what a step gathers, for that still reopens gates
-            self.multiplier = max(self.multiplier * self._release, min(self.multiplier, self._step))
+            self.multiplier = self._risen(max(self.multiplier, 0.0), excess)
+        elif excess < -_BAND and self.multiplier > self._step:
+            self.multiplier *= self._release
+        elif self._short > _BAND and self._alone:
+            self.multiplier = -self._risen(-min(self.multiplier, 0.0), self._short)
+        elif excess < -_BAND:  # ahead of a goal that is still on its way down: that is no harm
+            self.multiplier *= self._release
+
+    def _risen(self, multiplier: float, how_far: float) -> float:
+        rate = min(how_far / _FAR, 1.0)
+        risen: float = multiplier * self._growth**rate + self._step * rate
+        return risen

@@ -115,15 +115,54 @@ def test_below_half_is_released_in_a_hundredth_of_the_run():
     assert made.multiplier == pytest.approx(4.0)
 
 
-def test_what_is_left_below_still_reopens_gates():
-    """No less than what one step above gathers; and nothing where nothing was gathered."""
+def test_below_the_target_it_turns_and_gathers_the_other_way():
+    """First what it has fades to what a step gathers; then it is the mirror image of the rise."""
     made = with_share(Target(0.5), 0.4, updates=1000)
     one_step = ROWS / 50
-    for start, end in ((8.0, one_step), (one_step / 2, one_step / 2), (0.0, 0.0)):
+    made.multiplier = 3 * one_step
+    for _ in range(200):
+        made.update(1.0)
+        if made.multiplier <= one_step:
+            break
+    assert 0 < made.multiplier <= one_step
+    for _ in range(50):
+        made.update(1.0)
+    assert made.multiplier == pytest.approx(-one_step / (2 ** (1 / 50) - 1))
+    assert made.penalty() > 0  # less than was asked for is to be paid for
+
+
+def test_ahead_of_the_goal_but_above_the_target_it_only_fades():
+    made = with_share(Target(0.5), 0.7, updates=1000)
+    for start in (-8.0, 0.0, 1e-3):
         made.multiplier = start
-        for _ in range(200):
-            made.update(1.0)
-        assert made.multiplier == pytest.approx(end)
+        made.update(0.1)
+        assert made.multiplier == pytest.approx(start * 0.5 ** (1 / 10))
+
+
+def test_beside_another_target_it_never_turns():
+    made = with_share(Target(0.5), 0.4, updates=1000)
+    made._alone, made.multiplier = False, 8.0
+    for _ in range(300):
+        made.update(1.0)
+    assert 0 <= made.multiplier < 1e-6
+
+
+def test_above_again_it_starts_anew():
+    made = with_share(Target(0.5), 0.6, updates=1000)
+    made.multiplier = -100.0
+    made.update(1.0)
+    assert made.multiplier == pytest.approx(ROWS / 50)
+
+
+@pytest.mark.parametrize(("share", "felt"), [(0.4, 1.0), (0.4875, 1.0), (0.5, 0.5), (0.5125, 0.0), (0.6, 0.0)])
+def test_a_negative_one_is_felt_below(share, felt):
+    made = with_share(Target(0.5), share)
+    made.multiplier = -8.0
+    made.aim(1.0)
+    above = with_share(Target(0.5), share)
+    above.multiplier = 8.0
+    above._pressure = 1.0
+    torch.testing.assert_close(made.penalty(), -felt * above.penalty())
 
 
 @pytest.mark.parametrize("excess", [-0.024, 0.0, 0.024])
