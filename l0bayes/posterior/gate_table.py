@@ -1,27 +1,34 @@
 """The posterior of the gates as a table."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 import torch
 
+from l0bayes.posterior.agreement import agreement
+
 
 @torch.no_grad()
 def gate_table(guide: Any, rule: str = "paper") -> pd.DataFrame:
-    """One row a gate.
+    """One row a gate; of several guides, how far they agree.
 
     Args:
-        guide: a guide with ``gates()``, such as :class:`~l0bayes.inference.HardConcreteGuide`.
+        guide: a guide with ``gates()``, such as :class:`~l0bayes.inference.HardConcreteGuide`; or a mapping from names
+            to guides of one model, to compare them, see :func:`~l0bayes.posterior.agreement.agreement`.
         rule: how the test-time gate is chosen, see :meth:`~l0bayes.HardConcrete.point`.
 
     Returns:
         Columns ``site``, ``layer`` (the site's name up to its last dot), ``index`` (position in the flattened
         site; of a network that was shrunk, in the full one), ``p_nonzero`` = P(z ≠ 0), ``p_one`` = P(z = 1), ``mean``
-        and ``sd`` of z, ``point`` (the test-time gate) and ``open`` (whether that is not 0).
+        and ``sd`` of z, ``mean_open`` and ``sd_open`` of it given that it is not 0, ``point`` (the test-time gate) and
+        ``open`` (whether that is not 0).
 
     Raises:
-        ValueError: if the guide has no gates or the rule is unknown.
+        ValueError: if the guide has no gates, the rule is unknown, or guides to compare have other gates.
     """
+    if isinstance(guide, Mapping):
+        return agreement({name: gate_table(one, rule) for name, one in guide.items()})
     tables = []
     points = guide.point(rule)
     numbers = guide.numbers()
@@ -32,6 +39,8 @@ def gate_table(guide: Any, rule: str = "paper") -> pd.DataFrame:
             "p_one": gate.prob_one,
             "mean": gate.mean,
             "sd": gate.variance.sqrt(),
+            "mean_open": gate.mean / gate.prob_nonzero,
+            "sd_open": _sd_open(gate),
             "point": point,
             "open": point != 0,
         }
@@ -43,3 +52,10 @@ def gate_table(guide: Any, rule: str = "paper") -> pd.DataFrame:
     if not tables:
         raise ValueError("guide has no gate sites; give sites L0Prior, SpikeAndSlabPrior or HardConcrete as prior")
     return pd.concat(tables, ignore_index=True)
+
+
+def _sd_open(gate: Any) -> Any:
+    """Of a gate given that it is not 0: there its moments are those of the gate over P(z ≠ 0)."""
+    share = gate.prob_nonzero
+    second = (gate.variance + gate.mean.square()) / share
+    return (second - (gate.mean / share).square()).clamp(min=0).sqrt()

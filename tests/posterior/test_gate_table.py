@@ -12,7 +12,7 @@ from posterior_guides import LOG_ALPHA, classifier, many_shapes, p_nonzero
 from l0bayes import HardConcrete, gate_table
 from l0bayes.inference import HardConcreteGuide
 
-COLUMNS = ["site", "layer", "index", "p_nonzero", "p_one", "mean", "sd", "point", "open"]
+COLUMNS = ["site", "layer", "index", "p_nonzero", "p_one", "mean", "sd", "mean_open", "sd_open", "point", "open"]
 ALL = torch.tensor(LOG_ALPHA["fc1.input"] + LOG_ALPHA["fc2.input"], dtype=torch.float64)
 
 
@@ -50,6 +50,19 @@ def test_moments(guide):
     table = gate_table(guide)
     close(table["mean"], mean)
     close(table["sd"], (square - mean.square()).clamp(min=0).sqrt(), tolerance=1e-4)
+
+
+def test_moments_given_open(guide):
+    """Of a million draws; six standard errors. A gate at log α = −20 is open in no draw."""
+    table = gate_table(guide)
+    draws = torch.cat([gate.sample((1_000_000,)) for gate in guide.gates().values()], 1).double()
+    for row, values in zip(table.itertuples(), draws.T, strict=True):
+        opened = values[values != 0]
+        if len(opened) > 1000:
+            error = float(opened.std()) / math.sqrt(len(opened))
+            assert row.mean_open == pytest.approx(float(opened.mean()), abs=6 * error + 1e-6)
+            assert row.sd_open == pytest.approx(float(opened.std()), rel=0.02, abs=1e-3)
+    assert 0 < table["mean_open"][0] < 1
 
 
 def test_the_papers_gate_is_the_default(guide):
