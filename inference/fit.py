@@ -145,18 +145,11 @@ def fit(
 def _budgets(targets: Sequence[Target], model: Any, guide: Any, loader: Any, options: FitOptions) -> tuple[Budget, ...]:
     updates = math.ceil(len(loader) / options.accumulate) * options.epochs if targets else 0
     example = first_batch(loader)[0] if any(target.of == "latency" for target in targets) else None
-    return tuple(
-        Budget(
-            target,
-            model,
-            guide,
-            num_data=int(model.num_data),
-            updates=updates,
-            example=example,
-            alone=len(targets) == 1,
-        )
-        for target in targets
-    )
+    shared: dict[str, Any] = {"num_data": int(model.num_data) if targets else 1, "updates": updates, "example": example}
+    budgets = [Budget(target, model, guide, **shared) for target in targets]
+    for one in budgets:
+        one.alone = all(other is one or not one.layers & other.layers for other in budgets)
+    return tuple(budgets)
 
 
 def _train(

@@ -78,9 +78,10 @@ class Budget:
         num_data: size of the training set: the multiplier rises in nats over all of it.
         updates: how often the multiplier will be updated in the run.
         example: a batch of inputs, for ``"latency"``.
-        alone: whether it is the only target; where there are others, a narrower one may rightly take more.
 
     Attributes:
+        alone: whether no other target is about the same layers; a narrower one may rightly take more of them.
+        layers: names of the layers that the target is about.
         multiplier: ν, in nats.
 
     Raises:
@@ -102,15 +103,16 @@ class Budget:
         num_data: int,
         updates: int,
         example: Tensor | None = None,
-        alone: bool = True,
     ) -> None:
         self.target = target
         self.multiplier = 0.0
-        self._alone = alone
+        self.alone = True
         self._model, self._guide, self._example = model, guide, example
         self._step = self._RISE * num_data / max(1.0, self._SHARE_OF_RUN * updates)
         self._of: Amount = "parameters" if target.of == "parameters" else "macs"
         self._sparse = find_sparse(model)
+        known = {layer_of(name) for name in self._sparse.structure.shapes}
+        self.layers = {name for name in known if fnmatchcase(name, target.layers)}
         self._total = self._live.total
         self._pressure = 1.0
         self._short = 0.0  # by how much less than the target there is, relatively
@@ -188,7 +190,7 @@ class Budget:
             self.multiplier = self._risen(max(self.multiplier, 0.0), excess)
         elif excess < -_BAND and self.multiplier > self._step:
             self.multiplier *= self._release
-        elif self._short > _BAND and self._alone:
+        elif self._short > _BAND and self.alone:
             self.multiplier = -self._risen(-min(self.multiplier, 0.0), self._short)
         elif excess < -_BAND:  # ahead of a goal that is still on its way down: that is no harm
             self.multiplier *= self._release

@@ -141,7 +141,7 @@ def test_ahead_of_the_goal_but_above_the_target_it_only_fades():
 
 def test_beside_another_target_it_never_turns():
     made = with_share(Target(0.5), 0.4, updates=1000)
-    made._alone, made.multiplier = False, 8.0
+    made.alone, made.multiplier = False, 8.0
     for _ in range(300):
         made.update(1.0)
     assert 0 <= made.multiplier < 1e-6

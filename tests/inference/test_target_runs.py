@@ -12,8 +12,9 @@ from toy_problem import Surprise, assert_equal_checkpoints, assert_equal_states,
 
 from l0bayes import compact, sparsify
 from l0bayes.errors import FileFormatError
-from l0bayes.inference import HardConcreteGuide, Target, TensorBatches, evaluate, fit
+from l0bayes.inference import FitOptions, HardConcreteGuide, Target, TensorBatches, evaluate, fit
 from l0bayes.inference.files import read_tensors
+from l0bayes.inference.fit import _budgets
 from l0bayes.inference.target import Budget
 from l0bayes.models import MLP, Classifier
 from l0bayes.posterior.cost import cost
@@ -192,3 +193,20 @@ def test_latency_beside_another_target_is_measured_too(clock):
     assert len(clock) == 4
     last = clock[-1][0]
     assert result.reached[latency] == 0.2 + 0.8 * last["compact"] / last["full"]
+
+
+@pytest.mark.filterwarnings("ignore:target. .* was not reached")
+def test_targets_of_other_layers_are_held_from_below_each_by_itself():
+    """Hidden units that the first closes are parameters of the second's layer."""
+    targets = Target(0.3, layers="fc1"), Target(0.5, layers="fc2")
+    reached = run_on_digits(targets).result.reached
+    assert [reached[target] for target in targets] == pytest.approx([0.3, 0.5], rel=FEW_UNITS)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "alone"), [(("*",), [True]), (("fc1", "fc[23]"), [True, True]), (("fc1", "*"), [False, False])]
+)
+def test_which_targets_are_alone_with_their_layers(patterns, alone):
+    model, guide = pair()
+    targets = tuple(Target(0.5, layers=pattern) for pattern in patterns)
+    assert [budget.alone for budget in _budgets(targets, model, guide, loader(), FitOptions())] == alone
