@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import betaln
 from torch import Tensor
 
 from l0bayes.errors import DataError
@@ -154,6 +153,10 @@ def _positive(name: str, value: Any) -> float:
     return float(value)
 
 
+def _log_beta(a: Tensor, b: Tensor) -> Tensor:
+    return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
+
+
 class _ModelPrior:
     """Log-probabilities of models, from independent predictors, or from a common probability with a Beta prior."""
 
@@ -161,8 +164,8 @@ class _ModelPrior:
         self._p = p
         if isinstance(getattr(inclusion, "base_dist", inclusion), torch.distributions.Beta):
             a, b = float(inclusion.concentration1), float(inclusion.concentration0)
-            sizes = np.arange(p + 1)
-            self._by_size = torch.as_tensor(betaln(a + sizes, b + p - sizes) - betaln(a, b))
+            sizes = torch.arange(p + 1, dtype=torch.float64)
+            self._by_size = _log_beta(a + sizes, b + p - sizes) - _log_beta(sizes.new_tensor(a), sizes.new_tensor(b))
             self._logit = None
             return
         probs = torch.as_tensor(np.asarray(inclusion, dtype=np.float64)).expand(p).clone()
