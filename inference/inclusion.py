@@ -39,7 +39,7 @@ class InclusionPosterior:
         groups: names of the gates.
         inclusion: of the gates, of shape ``(gates,)``.
         models: the most probable sets of open gates among those seen: ``gates`` (their names), ``size`` and
-            ``probability``; empty for ``"mean-field"``.
+            ``probability``; of ``"resampled"``, empty for the others.
         guide: the method.
         pareto_k: of the importance weights: below 0.7 they can be averaged.
         effective_size: effective number of the weighted draws.
