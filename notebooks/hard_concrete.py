@@ -45,7 +45,7 @@ for axis, log_alpha in zip(axes, (-2.0, 0.0, 2.0), strict=True):
     axis.vlines([0, 1], 0, [gate.prob_zero, gate.prob_one], color="#d1495b", lw=4)
     axis.set(title=f"log α = {log_alpha:g}", xlabel="z")
 axes[0].set_ylabel("density (line), probability (bars)")
-figure
+plt.show()
 
 # %%
 gate = HardConcrete(torch.tensor([-2.0, 0.0, 2.0]))
@@ -121,4 +121,4 @@ for rule in ("paper", "median", "mean"):
     axis.plot(grid.log_alpha, grid.point(rule), label=rule)
 axis.set(xlabel="log α", ylabel="gate at test time")
 axis.legend(frameon=False)
-figure
+plt.show()
