@@ -13,7 +13,7 @@ from networks import NUM_DATA, Gated, Network, Openness, Step, adam, dense_step,
 from torch import Tensor
 
 from l0bayes.inference.timing import interleaved
-from l0bayes.subnetwork import run_subnetwork
+from l0bayes.running import run_subnetwork
 
 _SECONDS = 0.05
 

@@ -1,6 +1,7 @@
 """Mean field with binary gates by coordinate ascent (Carbonetto and Stephens 2012, Bayesian Analysis 7).
 
-q = Π_g Bernoulli(r_g) · N(β_g; μ_g, Σ_g) given that gate g is open. Nothing is relaxed here, and nothing drawn: for a
+q = Π_g Bernoulli(r_g) · N(β_g; μ_g, Σ_g) given that gate g is open; and a Beta for an inclusion probability that is
+unknown. Nothing is relaxed here, and nothing drawn: for a
 log-likelihood bᵀβ − βᵀAβ/2 each update is in closed form.
 """
 
@@ -45,7 +46,7 @@ def coordinate_ascent(model: Collapsed, starts: Tensor) -> MeanField:
         The ends, in the order of the starts.
     """
     quadratic = model.quadratic()
-    blocks = [(model.gate_of == gate).nonzero()[:, 0] for gate in range(len(model.log_odds))]
+    blocks = [(model.gate_of == gate).nonzero()[:, 0] for gate in range(model.prior.gates)]
     a, b, prior = quadratic.matrix, quadratic.vector, model.precision
     covariances = [torch.linalg.inv(a[c][:, c] + torch.diag(prior[c])) for c in blocks]
     log_dets = [torch.logdet(s) + prior[c].log().sum() for s, c in zip(covariances, blocks, strict=True)]
@@ -59,12 +60,12 @@ def coordinate_ascent(model: Collapsed, starts: Tensor) -> MeanField:
             others[:, columns] = 0
             moment = b[columns] - others @ a[:, columns]
             mean = moment @ covariances[gate]
-            log_odds = model.log_odds[gate] + 0.5 * (log_dets[gate] + (mean * moment).sum(1))
+            log_odds = model.prior.log_odds(probs, gate) + 0.5 * (log_dets[gate] + (mean * moment).sum(1))
             probs[:, gate] = log_odds.sigmoid()
             means[:, columns], expected[:, columns] = mean, probs[:, gate, None] * mean
         if float((probs - before).abs().max()) < _CONVERGED:
             break
-    elbo = expected @ b - 0.5 * ((expected @ a) * expected).sum(1)
+    elbo = expected @ b - 0.5 * ((expected @ a) * expected).sum(1) + model.prior.log_prob(probs)
     for gate, columns in enumerate(blocks):
         mean, r, block = means[:, columns], probs[:, gate], a[columns][:, columns]
         within = ((mean @ block) * mean).sum(1)
@@ -72,7 +73,7 @@ def coordinate_ascent(model: Collapsed, starts: Tensor) -> MeanField:
         elbo = elbo - 0.5 * (r * (spread + within) - r.square() * within)
         size = (prior[columns] * (mean.square() + covariances[gate].diagonal())).sum(1)
         elbo = elbo - r * 0.5 * (size - len(columns) - log_dets[gate])
-        elbo = elbo - (xlogy(r, r) + xlogy(1 - r, 1 - r)) + r * model.log_odds[gate]
+        elbo = elbo - (xlogy(r, r) + xlogy(1 - r, 1 - r))
     sd = torch.empty_like(b)
     for columns, covariance in zip(blocks, covariances, strict=True):
         sd[columns] = covariance.diagonal().sqrt()

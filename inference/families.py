@@ -93,6 +93,33 @@ class NormalFamily(Family):
 
 
 @dataclass(frozen=True)
+class BetaFamily(Family):
+    """A Beta for a probability whose prior is one; it starts at the prior, whose KL is in closed form."""
+
+    event_dim: int
+    concentration1: Tensor
+    concentration0: Tensor
+    kinds: ClassVar = ("log_concentration1", "log_concentration0")
+
+    def start(self, value: Tensor) -> tuple[Tensor, ...]:
+        """The prior's concentrations."""
+        return tuple(part.to(value).expand_as(value).log() for part in (self.concentration1, self.concentration0))
+
+    def distribution(self, *parameters: Tensor) -> Any:
+        """Beta."""
+        concentration1, concentration0 = parameters
+        beta: Any = dist.Beta(concentration1.exp(), concentration0.exp(), validate_args=False)
+        return beta.to_event(self.event_dim)
+
+    def quantile(self, level: Tensor, *parameters: Tensor) -> Tensor:
+        """The inverse of the regularised incomplete Beta function."""
+        from scipy.special import betaincinv  # noqa: PLC0415 (it changes the warning filters of who imports it)
+
+        a, b = (parameter.detach().exp().double().cpu().numpy() for parameter in parameters)
+        return torch.as_tensor(betaincinv(a, b, level.double().cpu().numpy())).to(parameters[0])
+
+
+@dataclass(frozen=True)
 class PointFamily(Family):
     """A point estimate."""
 

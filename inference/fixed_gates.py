@@ -13,7 +13,7 @@ class FixedGates(Messenger):
     For model and guide alike: what is left of the ELBO is that of the network with these gates.
 
     Args:
-        gates: site name to values.
+        gates: site name to values; of gates, and of what only gates depend on.
     """
 
     def __init__(self, gates: Mapping[str, Tensor]) -> None:

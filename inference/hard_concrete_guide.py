@@ -1,12 +1,13 @@
 """The mean-field guide: hard concrete for gates, normal or point for everything else."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from l0bayes.distributions import HardConcrete
 from l0bayes.errors import StructureError
-from l0bayes.inference.families import Family, GateFamily, NormalFamily, PointFamily
+from l0bayes.inference.families import BetaFamily, Family, GateFamily, NormalFamily, PointFamily
 from l0bayes.inference.latent_site import LatentSite, full_size, is_gate, reference, unwrap
 from l0bayes.owned_module import OwnedModule
 from l0bayes.sparse_module import SparseModule
@@ -23,7 +24,7 @@ from l0bayes.sparse_module import SparseModule
 Others = Literal["normal", "point"]
 
 _INIT_OPEN = 0.8
-_KINDS = ("log_alpha", "loc", "log_scale")
+_KINDS = ("log_alpha", "loc", "log_scale", "log_concentration1", "log_concentration0")
 
 
 class HardConcreteGuide(OwnedModule, AutoGuide):
@@ -32,7 +33,8 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
     Gate sites (prior :class:`~l0bayes.L0Prior`, :class:`~l0bayes.SpikeAndSlabPrior` or
     :class:`~l0bayes.HardConcrete`) get a :class:`~l0bayes.HardConcrete` each, with parameter ``log_alpha.<site>``.
     Other continuous sites get a plain ``Normal`` (``loc.<site>``, ``log_scale.<site>``; pushed through
-    ``biject_to(support)`` where the support is constrained), so that analytic KLs apply.
+    ``biject_to(support)`` where the support is constrained), so that analytic KLs apply; a probability with a ``Beta``
+    prior gets a ``Beta`` (``log_concentration1.<site>``, ``log_concentration0.<site>``).
 
     A site with ``infer={"gate": site}`` in the model, such as the slab of a regression coefficient, is there only where
     that gate is open: its KL is weighted by P(z ≠ 0). Both are in plates, member by member; ``"gate_index"`` says which
@@ -165,6 +167,9 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
             return GateFamily(fn.event_dim, self._stretch, share)
         if self._others == "point":
             return PointFamily(fn.event_dim, fn.support)
+        base = unwrap(fn)
+        if isinstance(base, dist.Beta):
+            return BetaFamily(fn.event_dim, base.concentration1.detach(), base.concentration0.detach())
         return NormalFamily(fn.event_dim, fn.support, self._init_scale)
 
     def _check_names(self, sites: Mapping[str, LatentSite]) -> None:
@@ -282,6 +287,12 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         for sparse in self._sparse_modules():
             points = sparse.hold_open(points, gates)
         return points
+
+    @torch.no_grad()
+    def means(self, sites: Iterable[str]) -> dict[str, Tensor]:
+        """Posterior means of some sites, by name."""
+        distributions = self.distributions()
+        return {name: distributions[name].mean for name in sites}
 
     def numbers(self) -> dict[str, Tensor]:
         """Site name to the numbers of its gates in the full network; sites whose gates are all there are left out."""

@@ -90,7 +90,7 @@ class _Seen:
         for chunk in torch.tensor(list(new.values()), dtype=torch.int64).split(_CHUNK) if new else ():
             log_marginal, mean, sd = self._model.posterior(gates[chunk])
             self.rows.append(gates[chunk])
-            self.log_joint.append(log_marginal + gates[chunk] @ self._model.log_odds)
+            self.log_joint.append(log_marginal + self._model.prior.log_prob(gates[chunk]))
             self.mean.append(mean)
             self.sd.append(sd)
         self._index.update({key: len(self._index) + at for at, key in enumerate(new)})

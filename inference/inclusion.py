@@ -98,7 +98,7 @@ def infer_inclusion(
     svi = _hard_concrete(model, seed) if guide == "mean-field" or model.learns_scales else None
     regression = collapsed(model)
     ends = distinct(coordinate_ascent(regression, _starts(regression, starts, seed)))
-    prior = regression.log_odds.sigmoid()
+    prior = regression.prior.probs
     proposal = BernoulliMixture.defensive(ends.probs, (ends.elbo / 2).softmax(0), prior)
     runs = [importance_sample(regression, proposal, draws, 2 * seed + run) for run in range(2)]
     weighted = joined(runs)
@@ -136,7 +136,7 @@ def _hard_concrete(model: SpikeSlabRegression, seed: int) -> HardConcreteGuide:
 def _starts(regression: Collapsed, number: int, seed: int) -> Tensor:
     """All closed, and random ones from nearly all closed to nearly all open."""
     generator = torch.Generator().manual_seed(seed)
-    gates = len(regression.log_odds)
+    gates = regression.prior.gates
     level = torch.rand(number, 1, generator=generator, dtype=torch.float64)
     level[0] = 0
     return (torch.rand(number, gates, generator=generator, dtype=torch.float64) < level).double()

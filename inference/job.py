@@ -54,6 +54,8 @@ class Job:
                 o.asked_gates,
                 cost=o.cost,
                 inclusion=o.inclusion,
+                expected_open=o.expected_open,
+                slab=o.slab,
                 slab_scale=o.slab_scale,
                 num_data=len(data.train),
             )

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
+from l0bayes.sparse_module import SparseModule
 
 
 def parameter_groups(
@@ -20,7 +21,7 @@ def parameter_groups(
     Args:
         module: ``elbo(model, guide)``, or any module that holds model and guide. Gates are the ``log_alpha`` of a
             :class:`~l0bayes.inference.HardConcreteGuide`, or a parameter of that very name.
-        lr: learning rate of weights and of ``loc`` and ``log_scale``, > 0.
+        lr: learning rate of weights, and of the other parameters of their posteriors, > 0.
         gate_lr: learning rate of ``log_alpha``, > 0.
         weight_decay: of the weights, ≥ 0.
 
@@ -55,6 +56,12 @@ def _members(module: nn.Module) -> dict[str, list[nn.Parameter]]:
         for guide in module.modules()
         if isinstance(guide, HardConcreteGuide)
         for name, parameter in guide.named_parameters()
+    }
+    kinds |= {
+        id(parameter): "variational"
+        for sparse in module.modules()
+        if isinstance(sparse, SparseModule)
+        for parameter in sparse.child("log_sd").parameters()
     }
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:

@@ -30,7 +30,8 @@ def predict(
         model: a sparse module, or a model around one.
         guide: its guide.
         x: inputs of shape ``(batch, …)``; a tuple for a network of several.
-        gates: ``"point"`` runs the test-time gates once, ``"sample"`` draws the gates ``num_samples`` times.
+        gates: ``"point"`` runs the test-time gates once, with weights at their means; ``"sample"`` draws the gates, and
+            weights that are normal, ``num_samples`` times.
         num_samples: posterior draws, at least 1; from torch's global random state.
         rule: how a test-time gate is chosen, see :meth:`~l0bayes.HardConcrete.point`.
         batch_size: inputs run at a time.
@@ -52,8 +53,10 @@ def predict(
         check_inputs(value)
     sparse = find_sparse(model)
 
-    def outputs(values: Mapping[str, Tensor]) -> Tensor:
-        parts = [sparse.run(values, *part) for part in zip(*(v.split(batch_size) for v in inputs), strict=True)]
+    def outputs(values: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+        parts = [
+            sparse.run_with(values, weights, *part) for part in zip(*(v.split(batch_size) for v in inputs), strict=True)
+        ]
         if not isinstance(parts[0], Tensor):
             raise DataError(
                 f"the network returns a {type(parts[0]).__name__}; predict gives one tensor. Use "
@@ -63,8 +66,11 @@ def predict(
 
     with evaluating(sparse):
         if gates == "point":
-            return outputs(guide.point(rule))
+            return outputs(guide.point(rule), {})
         distributions = guide.gates()
         return torch.stack(
-            [outputs({name: gate.sample() for name, gate in distributions.items()}) for _ in range(num_samples)]
+            [
+                outputs({name: gate.sample() for name, gate in distributions.items()}, sparse.draw_weights())
+                for _ in range(num_samples)
+            ]
         )

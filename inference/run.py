@@ -174,9 +174,9 @@ class Run:
         self._objective.train()
         self._set_rates(self.progress.epoch)
         if self.fine_tuning:
-            fixed = self.guide.point()
-            self._objective.fixed_gates = fixed
-            self._objective.penalties = (partial(find_sparse(self.model).slab_penalty, fixed),)
+            fixed, sparse = self.guide.point(), find_sparse(self.model)
+            self._objective.fixed_gates = fixed | self.guide.means(sparse.inclusion_sites)  # only gates inform those
+            self._objective.penalties = (partial(sparse.slab_penalty, fixed),)
         else:
             self._objective.fixed_gates = None
             self._objective.penalties = tuple(budget.penalty for budget in self.budgets)

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 from l0bayes.inference.data import DataName
 from l0bayes.inference.fit_options import FitOptions
 from l0bayes.inference.target import Target, TargetOf
+from l0bayes.sparse_module import SlabName
 
 NetworkName = Literal["mlp", "lenet5", "wrn"]
 GatesName = Literal["unit", "input", "paper"]
@@ -39,13 +40,17 @@ class TrainOptions(FitOptions):
         gates: ``unit``, ``input``, or as in the ``paper``: filters of convolutions, inputs of linear layers; of a Wide
             ResNet the first convolution of each block. Or, layer by layer, a mapping from patterns of layers to words
             or options, as :func:`~l0bayes.sparsify` takes it.
-        code_cost: λ, nats per parameter, or per what ``cost`` says; ``aic`` or ``bic``. None: 0.03, or 0 with a target.
+        code_cost: λ, nats per parameter, or per what ``cost`` says; ``aic`` or ``bic``. None: 0.03, or 0 with a target
+            or normal weights.
         cost: what is paid for: ``parameters`` or ``macs`` that are alive, or, as in the ``paper``, each gate its own.
         target_parameters: share of the parameters to keep; the code cost then follows from it, on top of the one given.
         target_macs: share of the multiply-accumulates to keep, likewise.
         target_latency: share of the measured time of a forward pass to keep, likewise.
         inclusion: prior probability of an open gate; none is the paper's objective.
-        slab_scale: standard deviation of a normal prior of the weights that are there.
+        expected_open: the same as the number of gates of each layer that are open on average.
+        slab: ``point`` weights, or ``normal`` ones: the full spike-and-slab posterior.
+        slab_scale: standard deviation of a normal prior of the weights that are there; learned if they are normal and
+            none is given.
         init_open: P(z ≠ 0) at the start; 0.8, or what ``gates`` says.
         epochs: passes over the data.
         lr: learning rate of the weights.
@@ -75,6 +80,8 @@ class TrainOptions(FitOptions):
     target_macs: float | None = None
     target_latency: float | None = None
     inclusion: float | None = None
+    expected_open: float | None = None
+    slab: SlabName = "point"
     slab_scale: float | None = None
     init_open: float | None = None
     epochs: int = 300
@@ -114,7 +121,7 @@ class TrainOptions(FitOptions):
         """The code cost, with its default."""
         if self.code_cost is not None:
             return self.code_cost
-        return 0.0 if self.targets else _CODE_COST
+        return 0.0 if self.targets or self.slab == "normal" else _CODE_COST
 
     @property
     def targets(self) -> tuple[Target, ...]:

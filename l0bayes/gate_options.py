@@ -7,8 +7,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+from torch.distributions import Beta
 
 from l0bayes.distributions.gate_prior import check_code_cost
+from l0bayes.distributions.prior_inclusion import check_inclusion, share_expected
 from l0bayes.errors import StructureError
 from l0bayes.structure import WORDS
 
@@ -22,16 +24,18 @@ class GateOptions:
     Attributes:
         gates: ``"unit"``, ``"input"`` or ``"weight"``.
         code_cost: nats per parameter (or multiply-accumulate) of the layer.
-        inclusion: prior probability of an open gate, or ``None``.
+        inclusion: prior probability of an open gate, or its Beta prior, or ``None``.
+        expected_open: how many gates of each group are open under the prior, instead, or ``None``.
         init_open: P(z ≠ 0) at the start.
         min_units: gates that stay at least, or ``None``.
     """
 
     gates: Any
     code_cost: float
-    inclusion: float | None
+    inclusion: float | Beta | None
     init_open: float
     min_units: int | None
+    expected_open: float | None = None
 
     def checked(self, layer: str) -> "GateOptions":
         """Itself, if every number is in its range.
@@ -42,24 +46,32 @@ class GateOptions:
         """
         if self.gates not in WORDS:
             raise StructureError(f"gates: {self.gates!r} for layer {layer!r} is none of {', '.join(WORDS)}")
-        for name in ("code_cost", "inclusion", "init_open"):
+        for name in ("code_cost", "init_open"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not (
-                isinstance(value, int | float) or (name == "inclusion" and value is None)
-            ):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number:
                 raise ValueError(f"{name} must be a number; got {value!r} for layer {layer!r}")
         check_code_cost(torch.as_tensor(float(self.code_cost)))
-        for name in ("inclusion", "init_open"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 1:
-                raise ValueError(
-                    f"{name} must be strictly between 0 and 1; got {value:g} for layer {layer!r}. A gate that is "
-                    "always open or always closed needs no gate"
-                )
+        if not 0 < self.init_open < 1:
+            raise ValueError(
+                f"init_open must be strictly between 0 and 1; got {self.init_open:g} for layer {layer!r}. A gate that "
+                "is always open or always closed needs no gate"
+            )
+        check_inclusion(self.inclusion, self.expected_open, f" for layer {layer!r}")
         minimum = self.min_units
         if minimum is not None and (isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 0):
             raise ValueError(f"min_units must be an integer of at least 0; got {minimum!r} for layer {layer!r}")
         return self
+
+    def inclusion_of(self, gates: int) -> float | Beta | None:
+        """The prior probability of an open gate in a group of so many.
+
+        Raises:
+            ValueError: if as many as all of them are expected to be open.
+        """
+        if self.expected_open is None:
+            return self.inclusion
+        return share_expected(self.expected_open, gates, ". Say it by layer, or give inclusion")
 
 
 def read_options(layer: str, value: Any, default: GateOptions) -> GateOptions:
@@ -70,12 +82,17 @@ def read_options(layer: str, value: Any, default: GateOptions) -> GateOptions:
         ValueError: if a number is out of range.
     """
     known = {field.name for field in fields(GateOptions)}
-    options = {"gates": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else {"": value}
+    options: dict[str, Any] = (
+        {"gates": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else {"": value}
+    )
     if set(options) - known or "gates" not in options:
         raise StructureError(
             f"gates: options for layer {layer!r} must be 'gates' and any of {sorted(known - {'gates'})}; got "
             f"{sorted(map(str, options))}"
         )
+    for one, other in (("inclusion", "expected_open"), ("expected_open", "inclusion")):
+        if one in options and other not in options:
+            options[other] = None  # the default's
     return replace(default, **options).checked(layer)
 
 

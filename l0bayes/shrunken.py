@@ -62,8 +62,21 @@ def remove_units(sparse: SparseModule, stay: Mapping[str, Tensor]) -> tuple[Repl
                 new = nn.Parameter(value, requires_grad=old.requires_grad)
                 replaced.append((old, new, positions[name]))
             setattr(module, attribute, new)
+    replaced += _narrow_deviations(sparse.child("log_sd"), positions)
     sparse.restructure(_narrowed(structure, positions, left), left)
     return replaced, left
+
+
+def _narrow_deviations(log_sd: nn.Module, positions: Positions) -> Replaced:
+    """Standard deviations of normal weights go with the weights."""
+    replaced: Replaced = []
+    for name, old in list(log_sd.named_parameters()):
+        if name in positions:
+            new = nn.Parameter(narrow(old, positions[name]), requires_grad=old.requires_grad)
+            path, _, attribute = name.rpartition(".")
+            log_sd.get_submodule(path).register_parameter(attribute, new)
+            replaced.append((old, new, positions[name]))
+    return replaced
 
 
 def _left(group: GateGroup, gate: Tensor, positions: Positions, structure: Structure) -> Tensor:

@@ -1,6 +1,7 @@
-"""The slab's part of the KL for weights that are points: an L2 penalty that closed weights do not pay."""
+"""The slab's part of the KL: what a weight costs while it is there."""
 
 import functools
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +12,16 @@ from l0bayes.structure.groups import gates_over
 _MATRIX = 2  # biases and the scales of norms have one dimension, and no slab
 
 
-class SlabPenalty:
-    """Σⱼ P(all gates over j are open) · θⱼ² / (2 σ²): a normal slab's cost of the weights that are there.
+class Slab(ABC):
+    """Σⱼ P(all gates over j are open) · (cost of weight j), over all tensors but biases and the parameters of norms.
 
-    The paper's L2 penalty weighted by the gates (Louizos et al. 2018, §2.1), with a weight under several gates paid
-    for while all of them are open. Weights without gates pay always; biases and the parameters of norms never.
+    A weight under several gates is paid for while all of them are open; one without gates always.
 
     Args:
         structure: the gate groups.
-        scale: σ, the slab's standard deviation, > 0.
     """
 
-    def __init__(self, structure: Structure, scale: float) -> None:
-        self._scale = scale
+    def __init__(self, structure: Structure) -> None:
         self._device = torch.device("cpu")
         self._gates = {
             name: gates_over(
@@ -36,11 +34,16 @@ class SlabPenalty:
                 shape,
             )
             for name, shape in structure.shapes.items()
-            if len(shape) >= _MATRIX
+            if self.covers(shape)
         }
 
+    @staticmethod
+    def covers(shape: torch.Size) -> bool:
+        """Whether a parameter of this shape has a slab."""
+        return len(shape) >= _MATRIX
+
     def __call__(self, net: nn.Module, probs: list[Tensor]) -> Tensor:
-        """The penalty, in nats.
+        """The cost, in nats.
 
         Args:
             net: the network.
@@ -54,11 +57,38 @@ class SlabPenalty:
             self._gates = {name: [(n, line.to(device)) for n, line in lines] for name, lines in self._gates.items()}
             self._device = device
         terms = []
-        for name, lines in self._gates.items():
-            weight = net.get_parameter(name)
-            wide = weight.to(torch.promote_types(weight.dtype, torch.float32)).square()
-            terms.append((wide * _alive(lines, probs)).sum() if lines else wide.sum())
-        return torch.stack(terms).sum() / (2 * self._scale**2)
+        with torch.autocast(device.type, enabled=False):
+            for name, lines in self._gates.items():
+                weight = net.get_parameter(name)
+                wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+                terms.append(self._of(name, wide, _alive(lines, probs) if lines else 1.0))
+        return torch.stack(terms).sum()
+
+    @abstractmethod
+    def _of(self, name: str, weight: Tensor, alive: Tensor | float) -> Tensor:
+        """The cost of one tensor."""
+
+    @staticmethod
+    def _point(weight: Tensor, alive: Tensor | float, scale: float) -> Tensor:
+        return (weight.square() * alive).sum() / (2 * scale**2)
+
+
+class PointSlab(Slab):
+    """Weights that are points under a normal slab: an L2 penalty θⱼ² / (2 σ²) that closed weights do not pay.
+
+    The paper's L2 penalty weighted by the gates (Louizos et al. 2018, §2.1).
+
+    Args:
+        structure: the gate groups.
+        scale: σ, the slab's standard deviation, > 0.
+    """
+
+    def __init__(self, structure: Structure, scale: float) -> None:
+        super().__init__(structure)
+        self._scale = scale
+
+    def _of(self, name: str, weight: Tensor, alive: Tensor | float) -> Tensor:  # noqa: ARG002
+        return self._point(weight, alive, self._scale)
 
 
 def _alive(lines: list[tuple[int, Tensor]], probs: list[Tensor]) -> Tensor:

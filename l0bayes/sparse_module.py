@@ -2,23 +2,30 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro.nn import pyro_method
 from torch import Tensor, nn
+from torch.distributions import Beta
 
 from l0bayes.distributions import HardConcrete, JointL0Prior, L0Prior, SpikeAndSlabPrior
 from l0bayes.errors import DataError
 from l0bayes.expected_cost import ExpectedCost, RunningAccount
 from l0bayes.gate_options import GateOptions
 from l0bayes.live_cost import Amount, LiveCost
+from l0bayes.noisy_weights import Noise, drawn
+from l0bayes.normal_slab import NormalSlab, standard_deviations
 from l0bayes.owned_module import OwnedModule
-from l0bayes.slab import SlabPenalty
+from l0bayes.running import run_subnetwork
+from l0bayes.slab import PointSlab, Slab
 from l0bayes.structure import GateGroup, Structure
 from l0bayes.structure.names import layer_of
-from l0bayes.subnetwork import Selector, run_subnetwork
+from l0bayes.subnetwork import Selector, tensor_of
+
+SlabName = Literal["point", "normal"]
 
 # On a 784-300-100-10 network at batch 100 taking slices out pays below about this share (benchmarks/step_overhead.py).
 _NARROW_BELOW = 0.7
@@ -36,7 +43,9 @@ class SparseModule(OwnedModule):
         options: layer to the options of its gates.
         default: options of all other layers.
         cost: what a code cost is paid for: ``"parameters"``, ``"macs"`` or ``"paper"``.
+        slab: ``"point"`` or ``"normal"``: what the posterior of a weight that is there is.
         slab_scale: standard deviation of a normal prior of the weights that are there, or ``None``.
+        read_once: names of weights for which local reparameterisation is exact.
         example_shapes: shapes of the example inputs without their rows, for the error message if others fail.
 
     Attributes:
@@ -44,6 +53,7 @@ class SparseModule(OwnedModule):
         structure: the gate groups, and the layers left dense with reasons; ``print(sparse.structure)``.
         units: group name to the numbers that its gates had in the full network.
         cost: what a code cost is paid for.
+        slab: what the posterior of a weight is.
     """
 
     units: dict[str, Tensor]
@@ -56,16 +66,23 @@ class SparseModule(OwnedModule):
         default: GateOptions,
         *,
         cost: str = "parameters",
+        slab: SlabName = "point",
         slab_scale: float | None = None,
+        read_once: frozenset[str] = frozenset(),
         example_shapes: tuple[torch.Size, ...] = (),
     ) -> None:
         super().__init__()
         self.net = net
         self.cost = cost
+        self.slab = slab
+        self.log_sd = standard_deviations(net) if slab == "normal" else nn.Module()
         self._slab_scale = slab_scale
+        self._read_once = read_once
         self._options = dict(options)
         self._default = default
         self._example_shapes = example_shapes
+        # Of the full groups: what is expected of them stays when units are removed.
+        self._inclusion = {group.name: options[group.layer].inclusion_of(group.size) for group in structure.groups}
         self.restructure(structure)
         self.claim_parameters()
 
@@ -85,7 +102,11 @@ class SparseModule(OwnedModule):
         self._joint = (
             None if self.cost == "paper" else ExpectedCost(structure, self._prices(), self._prices_of_products())
         )
-        self._slab = None if self._slab_scale is None else SlabPenalty(structure, self._slab_scale)
+        self._slab: Slab | None = None
+        if self.slab == "normal":
+            self._slab = NormalSlab(structure, self.child("log_sd"), self._slab_scale)
+        elif self._slab_scale is not None:
+            self._slab = PointSlab(structure, self._slab_scale)
 
     def live_cost(self, of: Amount = "parameters", layers: str = "*") -> LiveCost:
         """What the gates leave of the network, see :class:`~l0bayes.live_cost.LiveCost`; tables are built once."""
@@ -128,35 +149,54 @@ class SparseModule(OwnedModule):
     def _reference(self) -> Tensor:
         return torch.zeros((), device=self._device)
 
-    def _prior(self, position: int, account: RunningAccount | None) -> Any:
+    @property
+    def inclusion_sites(self) -> tuple[str, ...]:
+        """Names of the sites of inclusion probabilities that are unknown, one for each group that has one."""
+        return tuple(_site_of(group) for group in self.groups if isinstance(self._inclusion[group.name], Beta))
+
+    def _draw_inclusion(self, group: GateGroup) -> float | Tensor | None:
+        """The prior probability of a group's gates; a site where it is unknown."""
+        given = self._inclusion[group.name]
+        if not isinstance(given, Beta):
+            return given
+        a, b = (getattr(given, f"concentration{which}").to(self._reference()) for which in (1, 0))
+        drawn: Tensor = pyro.sample(_site_of(group), dist.Beta(a, b, validate_args=False))
+        return drawn
+
+    def _prior(self, position: int, account: RunningAccount | None, inclusion: float | Tensor | None) -> Any:
         group = self.groups[position]
-        options = self._options[group.layer]
         prior: Any
         if account is not None:
-            prior = JointL0Prior(account, position, group.size, options.inclusion, self._reference)
+            prior = JointL0Prior(account, position, group.size, inclusion, self._reference)
         else:
-            cost = options.code_cost * group.own.to(self._reference())
+            cost = self._options[group.layer].code_cost * group.own.to(self._reference())
             prior = (
                 L0Prior(cost, validate_args=False)
-                if options.inclusion is None
-                else SpikeAndSlabPrior(options.inclusion, cost, validate_args=False)
+                if inclusion is None
+                else SpikeAndSlabPrior(inclusion, cost, validate_args=False)
             )
         return prior.to_event(1)
 
     @pyro_method
     def sample_latents(self) -> dict[str, Tensor]:
-        """Draws every gate group as a Pyro site named after it; ``(size,)`` values by group name."""
+        """Draws every gate group as a Pyro site named after it; ``(size,)`` values by group name.
+
+        Inclusion probabilities that are unknown are sites too, ``inclusion.<group>``, each before its group.
+        """
+        if self.slab == "normal":
+            self.announce("log_sd")
         slab = None if self._slab is None else partial(self._slab, self.child("net"))
         account = None if self._joint is None else RunningAccount(self._joint, slab)
         draws: dict[str, Tensor] = {}
         for position, group in enumerate(self.groups):
-            draws[group.name] = pyro.sample(group.name, self._prior(position, account))
+            inclusion = self._draw_inclusion(group)
+            draws[group.name] = pyro.sample(group.name, self._prior(position, account, inclusion))
             if account is not None:
                 account.draw(draws[group.name])
         return draws
 
     def slab_penalty(self, gates: Mapping[str, Tensor]) -> Tensor:
-        """The slab's L2 penalty of the weights that given gates leave, in nats; 0 without a ``slab_scale``.
+        """The slab's part of the KL, of the weights that given gates leave, in nats; 0 if they have no slab.
 
         Args:
             gates: group name to gate values of shape ``(size,)``.
@@ -189,16 +229,32 @@ class SparseModule(OwnedModule):
     # -- running ---------------------------------------------------------------------------------------------------
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The output of the subnetwork selected by one draw of the gates.
+        """The output of the subnetwork selected by one draw of the gates, and of the weights if they are normal.
+
+        While training each datum has its own noise where that is exact (local reparameterisation); in evaluation mode
+        weights are drawn once for all.
 
         Args:
             args: arguments of the network.
             kwargs: keyword arguments of the network.
         """
-        return self.run(self.sample_latents(), *args, **kwargs)
+        gates = self.sample_latents()
+        if not isinstance(self._slab, NormalSlab):
+            return self.run(gates, *args, **kwargs)
+        if not self.training:
+            return self.run_with(gates, self.draw_weights(), *args, **kwargs)
+        sd = self._slab.sd()
+        return self._run(gates, None, Noise(sd, self._read_once & sd.keys()), args, kwargs)
+
+    def draw_weights(self) -> dict[str, Tensor]:
+        """One draw of the weights that are normal, given that all gates are open, by name; none if they are points."""
+        if not isinstance(self._slab, NormalSlab):
+            return {}
+        net = self.child("net")
+        return {name: drawn(tensor_of(net, name), sd) for name, sd in self._slab.sd().items()}
 
     def run(self, gates: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        """The output of the subnetwork selected by given gates.
+        """The output of the subnetwork selected by given gates, with weights at their means.
 
         Args:
             gates: group name to gate values of shape ``(size,)``; exactly 0 means closed.
@@ -208,18 +264,24 @@ class SparseModule(OwnedModule):
         Raises:
             ValueError: if a gate vector is missing or has another shape.
         """
-        for group in self.groups:
-            gate = gates.get(group.name)
-            if gate is None or gate.shape != (group.size,):
-                found = "missing" if gate is None else f"of shape {tuple(gate.shape)}"
-                raise ValueError(
-                    f"gates[{group.name!r}] must have shape ({group.size},); it is {found}. One run takes one "
-                    "draw of the gates: use num_particles without vectorize_particles, and Predictive with "
-                    "parallel=False"
-                )
+        return self._run(gates, None, None, args, kwargs)
+
+    def run_with(self, gates: Mapping[str, Tensor], weights: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        """The same with given values of some weights, such as from :meth:`draw_weights`."""
+        return self._run(gates, weights, None, args, kwargs)
+
+    def _run(
+        self,
+        gates: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor] | None,
+        noise: Noise | None,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        self._check_gates(gates)
         self.announce("net")
         net = self.child("net")
-        selection = self._select(net, gates)
+        selection = self._select(net, gates, values=weights, noise=noise)
         try:
             return run_subnetwork(net, selection, *args, **kwargs)
         except RuntimeError as error:
@@ -231,6 +293,17 @@ class SparseModule(OwnedModule):
                 f"had rows of shape {_shown(self._example_shapes)}"
             ) from error
 
+    def _check_gates(self, gates: Mapping[str, Tensor]) -> None:
+        for group in self.groups:
+            gate = gates.get(group.name)
+            if gate is None or gate.shape != (group.size,):
+                found = "missing" if gate is None else f"of shape {tuple(gate.shape)}"
+                raise ValueError(
+                    f"gates[{group.name!r}] must have shape ({group.size},); it is {found}. One run takes one "
+                    "draw of the gates: use num_particles without vectorize_particles, and Predictive with "
+                    "parallel=False"
+                )
+
     def extra_repr(self) -> str:
         """The table of gate groups."""
         return str(self.structure)
@@ -238,3 +311,7 @@ class SparseModule(OwnedModule):
 
 def _shown(shapes: tuple[torch.Size, ...]) -> str:
     return ", ".join(str(tuple(shape)) for shape in shapes)
+
+
+def _site_of(group: GateGroup) -> str:
+    return f"inclusion.{group.name}"

@@ -1,31 +1,37 @@
 """Network + gates + prior = a Pyro module: :func:`sparsify`, and :func:`compact` to finish."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Beta
 
 from l0bayes.checks import check_inputs
 from l0bayes.compacted import compact_network
 from l0bayes.errors import DataError, StructureError
 from l0bayes.gate_options import COSTS, GateOptions, match_layers, named_costs, read_options
-from l0bayes.sparse_module import SparseModule
+from l0bayes.noisy_weights import read_once
+from l0bayes.sparse_module import SlabName, SparseModule
 from l0bayes.structure import Finder, Request, Structure, as_arguments
 from l0bayes.structure.names import layer_of
 from l0bayes.trial import keep_the_input_in_sight, leave_out_what_differs, refuse_recomputation
+
+_PAPER = 0.1  # nats per parameter: λ = 0.1/N on the mean loss (§4.1)
 
 
 def sparsify(
     net: nn.Module,
     example_input: Any,
-    code_cost: float | str = 0.1,
+    code_cost: float | str | None = None,
     gates: str | Mapping[str, str | Mapping[str, Any]] = "unit",
     *,
     cost: str = "parameters",
-    inclusion: float | None = None,
+    inclusion: float | Beta | None = None,
+    expected_open: float | None = None,
     init_open: float = 0.8,
     min_units: int | None = None,
+    slab: SlabName = "point",
     slab_scale: float | None = None,
     num_data: int | None = None,
 ) -> SparseModule:
@@ -35,12 +41,14 @@ def sparsify(
         net: an ordinary network; its parameters stay its own and are trained in place.
         example_input: an input (or tuple of inputs) it accepts, with a batch dimension.
         code_cost: λ in nats, ≥ 0, for each unit of ``cost``; the paper's 0.1/N on the mean loss is 0.1 here. By name:
-            ``"aic"`` is 1 nat per parameter, ``"bic"`` ½ log N (§2.1).
+            ``"aic"`` is 1 nat per parameter, ``"bic"`` ½ log N (§2.1). ``None``: 0.1, or 0 with ``slab="normal"``,
+            whose KL takes its place.
         gates: ``"unit"`` gates the features that leave a layer (neurons, filters, heads of attention; those of
             layers that are added up together), ``"input"`` those that enter it, network inputs included, and
             ``"weight"`` every single weight, which makes nothing faster. Or a mapping from patterns of layer names
-            to such a word, or to options ``{"gates": word, "code_cost": …, "inclusion": …, "init_open": …,
-            "min_units": …}``. The first pattern that matches counts; layers that none matches stay dense.
+            to such a word, or to options ``{"gates": word, "code_cost": …, "inclusion": …, "expected_open": …,
+            "init_open": …, "min_units": …}``. The first pattern that matches counts; layers that none matches stay
+            dense.
         cost: ``"parameters"``: a parameter is paid for while all gates over it are open, in expectation over their
             joint draws. ``"macs"``: likewise each multiply-accumulate of one input. ``"paper"``: each gate pays for
             its own |g| weights whatever other gates do (§2.4): the filter that makes a unit, the weights that read
@@ -48,12 +56,18 @@ def sparsify(
             for the gates it asks for.
         inclusion: prior probability π of an open gate. ``None`` is the paper's objective
             (:class:`~l0bayes.L0Prior`); a number in (0, 1) adds KL(Bernoulli ‖ Bernoulli(π))
-            (:class:`~l0bayes.SpikeAndSlabPrior`).
+            (:class:`~l0bayes.SpikeAndSlabPrior`). A ``Beta`` distribution makes the π of each group a latent variable
+            of its own, site ``inclusion.<group>``.
+        expected_open: π given as the number of gates of a group that are open on average, instead.
         init_open: P(z ≠ 0) at the start, for guides that ask.
         min_units: gates of each group that the test-time network keeps at least. ``None``: 1, so that no layer
             vanishes by accident, and 0 where something else carries on without it, such as a shortcut.
-        slab_scale: σ of a normal slab, > 0: adds Σ P(open) · θ² / (2 σ²) over all weights to the KL, an L2 penalty
-            weighted by the gates (§2.1), in place of weight decay. ``None`` adds none.
+        slab: what is learned of a weight that is there: ``"point"``, its value; or ``"normal"``, a posterior N(μ, σ²)
+            whose mean is the network's own weight, which adds Σ P(open) · KL(N(μ, σ²) ‖ slab), the full objective of
+            appendix A: what a weight costs is learned with it. Biases and the parameters of norms stay points.
+        slab_scale: standard deviation s of a normal slab, > 0. ``None`` with points: no slab. A number adds
+            Σ P(open) · θ² / (2 s²) over all weights to the KL, an L2 penalty weighted by the gates (§2.1), in place of
+            weight decay. ``None`` with ``slab="normal"``: each tensor's s is learned (empirical Bayes).
         num_data: size of the training set, N; for ``"bic"``.
 
     Returns:
@@ -67,12 +81,10 @@ def sparsify(
         raise StructureError(f"net must be a torch.nn.Module; got {type(net).__name__}")
     if cost not in COSTS:
         raise ValueError(f"cost must be one of {', '.join(COSTS)}; got {cost!r}")
-    if slab_scale is not None and (cost == "paper" or not 0 < slab_scale < float("inf")):
-        raise ValueError(
-            f"slab_scale must be finite and > 0, with cost='parameters' or 'macs'; got {slab_scale} with cost={cost!r}"
-        )
+    _check_slab(slab, slab_scale, cost)
+    code_cost = (0.0 if slab == "normal" else _PAPER) if code_cost is None else code_cost
     price, gates = named_costs(code_cost, gates, cost, num_data)
-    default = GateOptions("unit", price, inclusion, init_open, min_units).checked("every layer")
+    default = GateOptions("unit", price, inclusion, init_open, min_units, expected_open).checked("every layer")
     inputs = as_arguments(example_input)
     _check_example(inputs)
     with torch.autocast("cpu", enabled=False):  # copies of the weights would hide what becomes of them
@@ -91,7 +103,31 @@ def sparsify(
         structure = keep_the_input_in_sight(net, structure, inputs, vanishing)
     _refuse_dense(structure, gates)
     shapes = tuple(value.shape[1:] for value in inputs if isinstance(value, Tensor))
-    return SparseModule(net, structure, options, default, cost=cost, slab_scale=slab_scale, example_shapes=shapes)
+    once = read_once(net, inputs) if slab == "normal" else frozenset()
+    return SparseModule(
+        net,
+        structure,
+        options,
+        default,
+        cost=cost,
+        slab=slab,
+        slab_scale=slab_scale,
+        read_once=once,
+        example_shapes=shapes,
+    )
+
+
+def _check_slab(slab: str, slab_scale: float | None, cost: str) -> None:
+    if slab not in get_args(SlabName):
+        raise ValueError(f"slab must be one of {', '.join(get_args(SlabName))}; got {slab!r}")
+    if slab == "normal" and cost == "paper":
+        raise ValueError(
+            "slab='normal' needs cost='parameters' or 'macs', where a weight is there while all its gates are"
+        )
+    if slab_scale is not None and (cost == "paper" or not 0 < slab_scale < float("inf")):
+        raise ValueError(
+            f"slab_scale must be finite and > 0, with cost='parameters' or 'macs'; got {slab_scale} with cost={cost!r}"
+        )
 
 
 def _check_example(inputs: tuple[Any, ...]) -> None:

@@ -5,20 +5,15 @@ own module on those smaller tensors. The selection is the same while training (a
 posterior draw or the test-time gates) and when the finished network is handed over (:mod:`l0bayes.compacted`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from l0bayes.select_inputs import feature_dim, select_features
+from l0bayes.noisy_weights import Noise
 from l0bayes.structure import GateGroup, Slice
-from l0bayes.structure.names import by_owner
-from l0bayes.widths import attributes, computes_by_width
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -32,11 +27,13 @@ class Selection:
         features: layer name to the indices, among the features that reach it, of those it still reads, and how many
             reach it; for layers whose producer keeps some that they do not read.
         kept: buffer name to the dimension and the indices that its narrowed value holds.
+        noise: of the parameters that are to be drawn while the network runs, narrowed and gated like them.
     """
 
     tensors: Mapping[str, Tensor]
     features: Mapping[str, tuple[Tensor, int]]
     kept: Mapping[str, tuple[int, Tensor]]
+    noise: Noise | None = None
 
 
 @dataclass(frozen=True)
@@ -189,24 +186,33 @@ class Selector:
             for layer in {group.selects for group, _ in pieces if group.selects is not None}:
                 self._selects.append((layer, known[key], upstream))
 
-    def __call__(self, net: nn.Module, gates: Mapping[str, Tensor]) -> Selection:
+    def __call__(
+        self,
+        net: nn.Module,
+        gates: Mapping[str, Tensor],
+        *,
+        values: Mapping[str, Tensor] | None = None,
+        noise: Noise | None = None,
+    ) -> Selection:
         """Narrows and gates the network's tensors.
 
         Args:
             net: the network, or a copy of it.
             gates: group name to gate values of shape ``(size,)``; exactly 0 means closed.
+            values: parameter name to a value that stands in for the network's own.
+            noise: of parameters that are to be drawn while the network runs.
 
         Returns:
             The selection, differentiable in parameters and gates.
         """
+        values = values or {}
         self._move(next(iter(gates.values())).device)
         kept = {group.name: self._kept(group.name, gates[group.name]) for group in self._groups}
         draw = _Draw(self._lines, gates, kept, self._round_to)
-        tensors: dict[str, Tensor] = {}
+        tensors = dict(values)
         buffers: dict[str, tuple[int, Tensor]] = {}
         for name, group in self._single.items():
-            tensor = tensor_of(net, name)
-            tensors[name] = tensor * gates[group].to(tensor.dtype).reshape(tensor.shape)
+            tensors[name] = _times(_value(net, name, values), gates[group])
         for name, cuts in self._cuts.items():
             if name in self._buffers:
                 (cut,) = cuts
@@ -214,9 +220,22 @@ class Selector:
                 if keep is not None:
                     tensors[name] = tensor_of(net, name).index_select(cut.dim, keep)
                     buffers[name] = (cut.dim, keep)
-            elif (new := _cut(tensors.get(name), tensor_of(net, name), cuts, draw)) is not None:
+            elif (new := _cut(tensors.get(name), _value(net, name, values), cuts, draw)) is not None:
                 tensors[name] = new
-        return Selection(tensors, self._features(draw, gates, kept), buffers)
+        noise = None if noise is None else replace(noise, sd=self._narrowed(noise.sd, gates, draw))
+        for name in noise.sd if noise else ():
+            tensors.setdefault(name, _value(net, name, values))
+        return Selection(tensors, self._features(draw, gates, kept), buffers, noise)
+
+    def _narrowed(self, sd: Mapping[str, Tensor], gates: Mapping[str, Tensor], draw: _Draw) -> dict[str, Tensor]:
+        """Standard deviations, narrowed and gated as their parameters are."""
+        narrowed = {}
+        for name, whole in sd.items():
+            group = self._single.get(name)
+            gated = whole if group is None else _times(whole, gates[group])
+            new = _cut(gated, whole, self._cuts.get(name, ()), draw)
+            narrowed[name] = gated if new is None else new
+        return narrowed
 
     def positions(self, gates: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, Tensor], ...]]:
         """What a subnetwork keeps of each tensor: dimensions and indices, for those of which something goes."""
@@ -286,6 +305,15 @@ def _moved(part: _Part, device: torch.device) -> _Part:
     return replace(part, table=part.table.to(device))
 
 
+def _value(net: nn.Module, name: str, values: Mapping[str, Tensor]) -> Tensor:
+    return values[name] if name in values else tensor_of(net, name)
+
+
+def _times(tensor: Tensor, gate: Tensor) -> Tensor:
+    """A tensor each of whose elements has a gate of its own."""
+    return tensor * gate.to(tensor.dtype).reshape(tensor.shape)
+
+
 def _cut(gated: Tensor | None, whole: Tensor, cuts: Sequence[_Cut], draw: _Draw) -> Tensor | None:
     """A parameter's slices, multiplied by the gates of what they read; ``None`` if nothing changes."""
     tensor = whole if gated is None else gated
@@ -319,57 +347,3 @@ def tensor_of(net: nn.Module, name: str) -> Tensor:
     tensor = module._parameters.get(attribute)  # noqa: SLF001
     found: Tensor = module._buffers[attribute] if tensor is None else tensor  # noqa: SLF001
     return found
-
-
-# -- running --------------------------------------------------------------------------------------------------------
-
-
-def run_subnetwork(net: nn.Module, selection: Selection, *args: Any, **kwargs: Any) -> Any:
-    """Runs the user's own module on the selected tensors; everything not selected is never computed.
-
-    Running statistics of normalisations are written back to where they belong.
-    """
-    tensors = dict(selection.tensors)  # a buffer that the network assigns anew is in it afterwards
-    with _narrow_inputs(net, selection.features), _narrow_widths(net, tensors):
-        output = functional_call(net, tensors, args, kwargs, tie_weights=False)
-    for name, (dim, keep) in selection.kept.items():
-        if net.get_submodule(name.rpartition(".")[0]).training:
-            with torch.no_grad():
-                tensor_of(net, name).data.index_copy_(dim, keep, tensors[name])
-    return output
-
-
-@contextmanager
-def _narrow_inputs(net: nn.Module, features: Mapping[str, tuple[Tensor, int]]) -> Iterator[None]:
-    """Lets the named layers read only the selected features of what reaches them."""
-    with ExitStack() as hooks:
-        for name, (keep, reaching) in features.items():
-            layer = net.get_submodule(name)
-            dim = feature_dim(layer)
-
-            select = partial(_select, keep, dim, reaching)
-            hooks.callback(layer.register_forward_pre_hook(select, with_kwargs=True).remove)
-        yield
-
-
-def _select(keep: Tensor, dim: int, size: int, _layer: nn.Module, args: Any, kwargs: Any) -> Any:
-    if args:
-        return (select_features(args[0], keep, dim, size), *args[1:]), kwargs
-    return args, kwargs | {"input": select_features(kwargs["input"], keep, dim, size)}
-
-
-@contextmanager
-def _narrow_widths(net: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Sets, for a while, the attributes by which some layers compute: numbers of groups and of heads."""
-    changed: list[tuple[nn.Module, str, Any]] = []
-    try:
-        for owner, own in by_owner({name: tensor.shape for name, tensor in tensors.items()}).items():
-            module = net.get_submodule(owner)
-            if computes_by_width(module):
-                for attribute, value in attributes(module, own).items():
-                    changed.append((module, attribute, getattr(module, attribute)))
-                    setattr(module, attribute, value)
-        yield
-    finally:
-        for module, attribute, value in reversed(changed):
-            setattr(module, attribute, value)

@@ -17,8 +17,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from l0bayes.errors import StructureError
 from l0bayes.masked import masked_forward
+from l0bayes.running import run_subnetwork
 from l0bayes.structure import GateGroup, Structure
-from l0bayes.subnetwork import Selector, run_subnetwork
+from l0bayes.subnetwork import Selector
 
 # Of the largest output: far above the rounding even of float32, far below what a feature more or less does.
 _TOLERANCE = 1e-4

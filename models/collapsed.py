@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from l0bayes.models.set_prior import SetPrior
 from l0bayes.models.spike_slab_regression import SpikeSlabRegression
 
 _NEWTON_STEPS = 25
@@ -41,7 +42,7 @@ class Collapsed(ABC):
     Attributes:
         precision: prior precisions of the coefficients of scaled columns, of shape ``(p,)``.
         gate_of: for each column the number of its gate.
-        log_odds: prior log-odds of the gates, of shape ``(gates,)``.
+        prior: of the sets of gates.
     """
 
     def __init__(self, model: SpikeSlabRegression) -> None:
@@ -49,12 +50,12 @@ class Collapsed(ABC):
             parts = model.parts()
             self.x, self.y, self.gate_of = parts.x, parts.y, parts.gate_of
             self.precision = (model.scale("slab") * parts.spread).square().reciprocal()
-            self.log_odds = torch.logit(parts.inclusion)
+            self.prior = SetPrior(parts.inclusion, len(model.groups))
         self.unit = torch.eye(self.x.shape[1], dtype=self.x.dtype)
 
     def log_joint(self, gates: Tensor) -> Tensor:
         """Log p(y, γ) up to a constant, of shape ``(models,)``, for 0/1 ``gates`` of shape ``(models, gates)``."""
-        return self.posterior(gates)[0] + gates @ self.log_odds
+        return self.posterior(gates)[0] + self.prior.log_prob(gates)
 
     def posterior(self, gates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log marginal likelihoods up to a constant, and means and standard deviations of the coefficients."""

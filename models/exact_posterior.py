@@ -15,8 +15,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from l0bayes.distributions.prior_inclusion import read_inclusion
 from l0bayes.errors import DataError
 from l0bayes.models.regression_data import RegressionData, read_regression_data
+from l0bayes.models.set_prior import SetPrior
 
 SlabPrior = Literal["normal", "g", "bic"]
 
@@ -119,7 +121,7 @@ def exact_posterior(
         if noise_scale is not None or slab_scale is not None:
             raise ValueError(f"noise_scale and slab_scale are for prior='normal'; prior={prior!r} has neither")
         marginal = _Explained(data, prior, float(len(data.y)) if g is None else _positive("g", g))
-    prior_of = _ModelPrior(inclusion, p)
+    prior_of = SetPrior(read_inclusion(inclusion, None, p), p)
     log_probs, coefficients = [], []
     for inside in _subsets(p):
         log_marginal, mean = marginal.of(inside)
@@ -151,32 +153,6 @@ def _positive(name: str, value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be a finite number > 0; got {value!r}")
     return float(value)
-
-
-def _log_beta(a: Tensor, b: Tensor) -> Tensor:
-    return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
-
-
-class _ModelPrior:
-    """Log-probabilities of models, from independent predictors, or from a common probability with a Beta prior."""
-
-    def __init__(self, inclusion: Any, p: int) -> None:
-        self._p = p
-        if isinstance(getattr(inclusion, "base_dist", inclusion), torch.distributions.Beta):
-            a, b = float(inclusion.concentration1), float(inclusion.concentration0)
-            sizes = torch.arange(p + 1, dtype=torch.float64)
-            self._by_size = _log_beta(a + sizes, b + p - sizes) - _log_beta(sizes.new_tensor(a), sizes.new_tensor(b))
-            self._logit = None
-            return
-        probs = torch.as_tensor(np.asarray(inclusion, dtype=np.float64)).expand(p).clone()
-        if not ((probs > 0) & (probs < 1)).all():
-            raise ValueError(f"inclusion must be strictly between 0 and 1, or a Beta distribution; got {inclusion!r}")
-        self._logit, self._closed = torch.logit(probs), torch.log1p(-probs).sum()
-
-    def log_prob(self, inside: Tensor) -> Tensor:
-        if self._logit is None:
-            return self._by_size[inside.sum(1).long()]
-        return inside @ self._logit + self._closed
 
 
 class _NormalSlab:

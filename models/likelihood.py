@@ -142,20 +142,30 @@ class Regressor(Likelihood):
     Args:
         net: a sparse module, or any network, with outputs of shape ``(batch,)`` or ``(batch, targets)``.
         num_data: size of the training set, N.
-        noise_scale: standard deviation of a target about its mean, > 0.
+        noise_scale: standard deviation of a target about its mean, > 0; learned (empirical Bayes), from 1, if ``None``.
 
     Raises:
         ValueError: if ``noise_scale`` is not positive.
     """
 
-    def __init__(self, net: nn.Module, num_data: int, noise_scale: float = 1.0) -> None:
-        if not 0 < noise_scale < float("inf"):
-            raise ValueError(f"noise_scale must be finite and > 0; got {noise_scale}")
+    def __init__(self, net: nn.Module, num_data: int, noise_scale: float | None = 1.0) -> None:
+        if noise_scale is not None and not 0 < noise_scale < float("inf"):
+            raise ValueError(f"noise_scale must be finite and > 0, or None to learn it; got {noise_scale}")
         super().__init__(net, num_data)
-        self.noise_scale = noise_scale
+        self.unknown = nn.Module()
+        self._noise_scale = noise_scale
+        if noise_scale is None:
+            self.unknown.register_parameter("log_noise", nn.Parameter(torch.zeros(())))
+        self.claim_parameters()
+
+    @property
+    def noise_scale(self) -> float | Tensor:
+        """Standard deviation of a target about its mean, as given or as learned so far."""
+        return self.parameter("unknown.log_noise").exp() if self._noise_scale is None else self._noise_scale
 
     def observation(self, output: Tensor) -> dist.TorchDistribution:
         """Normal about the outputs, independent over targets."""
+        self.announce("unknown")
         normal = dist.Normal(_widen(output), self.noise_scale, validate_args=False)
         independent: dist.TorchDistribution = normal.to_event(output.dim() - 1)
         return independent

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import numpy as np
 import pandas as pd
 import pyro
 import pyro.distributions as dist
@@ -13,9 +12,11 @@ import torch
 from pyro import poutine
 from pyro.nn import pyro_method
 from torch import Tensor, nn
+from torch.distributions import Beta
 
 from l0bayes.checks import check_inputs
 from l0bayes.distributions import SpikeAndSlabPrior
+from l0bayes.distributions.prior_inclusion import read_inclusion
 from l0bayes.errors import DataError
 from l0bayes.models.regression_data import RegressionData, read_regression_data
 from l0bayes.owned_module import OwnedModule
@@ -36,7 +37,7 @@ class Parts:
         x_mean: means of the columns.
         spread: their standard deviations.
         gate_of: for each column the number of its gate.
-        inclusion: prior probabilities of the gates.
+        inclusion: prior probabilities of the gates, or the Beta prior of the one that all share.
     """
 
     x: Tensor
@@ -44,7 +45,7 @@ class Parts:
     x_mean: Tensor
     spread: Tensor
     gate_of: Tensor
-    inclusion: Tensor
+    inclusion: Tensor | Beta
 
 
 class SpikeSlabRegression(OwnedModule):
@@ -65,7 +66,9 @@ class SpikeSlabRegression(OwnedModule):
         likelihood: ``"gaussian"``; ``"bernoulli"`` with a logistic, ``"poisson"`` with a log link.
         noise_scale: standard deviation of the noise, for ``"gaussian"``; learned (empirical Bayes) if ``None``.
         slab_scale: prior standard deviation of a coefficient that is there; learned if ``None``.
-        inclusion: prior probability of an open gate, one for all or one for each gate.
+        inclusion: prior probability of an open gate, one for all or one for each gate; or a ``Beta`` distribution,
+            which makes the one of all gates a latent variable, site ``"inclusion"``.
+        expected_open: that probability given as the number of gates that are open on average, instead.
         groups: for each column the name of its group, whose columns share a gate; each has its own if ``None``.
 
     Raises:
@@ -82,7 +85,8 @@ class SpikeSlabRegression(OwnedModule):
         likelihood: LikelihoodName = "gaussian",
         noise_scale: float | None = None,
         slab_scale: float | None = 1.0,
-        inclusion: Any = 0.5,
+        inclusion: Any = None,
+        expected_open: float | None = None,
         groups: Sequence[Any] | None = None,
     ) -> None:
         super().__init__()
@@ -100,16 +104,14 @@ class SpikeSlabRegression(OwnedModule):
         self.num_data = len(data.y)
         self.groups, gate_of = _groups(data.names, groups)
         spread = data.x.square().mean(0).sqrt()
-        probs = torch.as_tensor(np.array(inclusion, dtype=np.float64)).expand(len(self.groups)).clone()
-        if not ((probs > 0) & (probs < 1)).all():
-            raise ValueError(f"inclusion must be strictly between 0 and 1; got {inclusion!r}")
+        given = 0.5 if inclusion is None and expected_open is None else inclusion
+        self._inclusion_prior = read_inclusion(given, expected_open, len(self.groups))
         for name, value in (
             ("_gate_of", gate_of),
             ("_x", data.x / spread),
             ("_y", data.y + data.y_mean),
             ("_x_mean", data.x_mean),
             ("_spread", spread),
-            ("_inclusion", probs),
         ):
             self.register_buffer(name, value, persistent=False)
         self.unknown = nn.Module()
@@ -142,7 +144,7 @@ class SpikeSlabRegression(OwnedModule):
 
     def parts(self) -> Parts:
         """What methods that integrate the coefficients out start from."""
-        return Parts(self._x, self._y, self._x_mean, self._spread, self._gate_of, self._inclusion)
+        return Parts(self._x, self._y, self._x_mean, self._spread, self._gate_of, self._inclusion_prior)
 
     def scale(self, name: Literal["noise", "slab"]) -> Tensor:
         """Standard deviation of the noise or of the slab, given or as learned so far."""
@@ -161,9 +163,13 @@ class SpikeSlabRegression(OwnedModule):
 
     @pyro_method
     def sample_latents(self) -> dict[str, Tensor]:
-        """Draws gates and slabs, the latter in units of the scaled columns."""
+        """Draws gates and slabs, the latter in units of the scaled columns; and the inclusion, if it is unknown."""
+        inclusion: Any = self._inclusion_prior
+        if isinstance(inclusion, Beta):
+            concentrations = (getattr(inclusion, f"concentration{which}").squeeze().to(self._x) for which in (1, 0))
+            inclusion = pyro.sample("inclusion", dist.Beta(*concentrations))
         with pyro.plate("gates", len(self.groups), dim=-1):
-            gate = pyro.sample("gate", SpikeAndSlabPrior(self._inclusion))
+            gate = pyro.sample("gate", SpikeAndSlabPrior(inclusion.to(self._x)))
         hangs_on: Any = {"gate": "gate", "gate_index": None if len(self.groups) == len(self.names) else self._gate_of}
         with pyro.plate("predictors", len(self.names), dim=-1):
             slab = pyro.sample("slab", dist.Normal(0.0, self.scale("slab") * self._spread), infer=hangs_on)

@@ -33,14 +33,20 @@ class JointL0Prior(GatePrior):
         account: where the groups pay.
         position: this group's place in the order.
         size: number of gates.
-        inclusion: prior probability of an open gate, apart from its cost; ``None`` for the paper's objective.
+        inclusion: prior probability of an open gate, apart from its cost, a number or a scalar tensor;
+            ``None`` for the paper's objective.
         reference: a tensor whose dtype and device are those of the draws.
     """
 
     arg_constraints: ClassVar = {"code_cost": constraints.real}
 
     def __init__(
-        self, account: Account, position: int, size: int, inclusion: float | None, reference: Callable[[], Tensor]
+        self,
+        account: Account,
+        position: int,
+        size: int,
+        inclusion: float | Tensor | None,
+        reference: Callable[[], Tensor],
     ) -> None:
         self.account = account
         self.position = position
@@ -57,7 +63,7 @@ class JointL0Prior(GatePrior):
     def logit_inclusion(self) -> Tensor:
         """Prior log-odds of an open gate, given the draws of the groups before it."""
         cost = self.code_cost
-        return -cost if self.inclusion is None else torch.logit(torch.full_like(cost, self.inclusion)) - cost
+        return -cost if self.inclusion is None else torch.logit(torch.as_tensor(self.inclusion).to(cost)) - cost
 
     def expand(self, batch_shape: Shape, _instance: Self | None = None) -> Self:
         """Itself; the gates of a group are as many as they are.

@@ -1,12 +1,13 @@
 """The spike-and-slab prior on gates."""
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
 from l0bayes.distributions.gate_prior import GatePrior, as_floating, check_code_cost
+from l0bayes.distributions.prior_inclusion import share_expected
 
 
 class SpikeAndSlabPrior(GatePrior):
@@ -49,3 +50,12 @@ class SpikeAndSlabPrior(GatePrior):
     def logit_inclusion(self) -> Tensor:
         """Prior log-odds of an open gate, logit(inclusion)."""
         return torch.logit(self.inclusion)
+
+    @classmethod
+    def expecting(cls, open_gates: float, gates: int, code_cost: float | Tensor = 0.0) -> Self:
+        """The prior under which so many of a number of gates are open on average: inclusion = open_gates / gates.
+
+        Raises:
+            ValueError: if that is not between none and all of them.
+        """
+        return cls(share_expected(open_gates, gates), code_cost)

@@ -3,39 +3,52 @@
 import numpy as np
 import pytest
 import torch
-from torch.distributions import MultivariateNormal, kl_divergence
+from scipy import stats
+from torch.distributions import Beta, MultivariateNormal, kl_divergence
 
 from l0bayes.inference.coordinate_ascent import coordinate_ascent, distinct
 from l0bayes.models import SpikeSlabRegression, exact_posterior
 from l0bayes.models.collapsed import collapsed
 
 
-def regression(rho=0.7, groups=None, seed=0):
+def regression(rho=0.7, groups=None, seed=0, inclusion=0.4):
     rng = np.random.default_rng(seed)
     x = np.sqrt(1 - rho) * rng.normal(size=(50, 4)) + np.sqrt(rho) * rng.normal(size=(50, 1))
     y = 0.4 * x[:, 0] + 0.3 * x[:, 1] + rng.normal(size=50)
-    model = SpikeSlabRegression(x, y, noise_scale=1.0, slab_scale=0.5, inclusion=0.4, groups=groups)
-    return collapsed(model), exact_posterior(x, y, 1.0, 0.5, 0.4), model
+    model = SpikeSlabRegression(x, y, noise_scale=1.0, slab_scale=0.5, inclusion=inclusion, groups=groups)
+    return collapsed(model), exact_posterior(x, y, 1.0, 0.5, inclusion), model
 
 
 def starts(number, gates, seed=0):
     return (torch.rand(number, gates, generator=torch.Generator().manual_seed(seed)) < 0.5).double()
 
 
+def minus_kl_of_gates(probs, inclusion):
+    """−KL(q(γ) ‖ p(γ)), and of an unknown inclusion, by quadrature over the best q(π)."""
+    q = torch.distributions.Bernoulli(probs)
+    if not isinstance(inclusion, Beta):
+        return -kl_divergence(q, torch.distributions.Bernoulli(torch.full_like(probs, inclusion))).sum()
+    best = Beta(inclusion.concentration1 + probs.sum(), inclusion.concentration0 + (1 - probs).sum())
+
+    def over_gates(pi):
+        return float(kl_divergence(q, torch.distributions.Bernoulli(torch.full_like(probs, pi))).sum())
+
+    mean = stats.beta(float(best.concentration1), float(best.concentration0)).expect(over_gates)
+    return -mean - kl_divergence(best, inclusion)
+
+
+@pytest.mark.parametrize("inclusion", [0.4, Beta(torch.tensor(1.5).double(), torch.tensor(2.5).double())])
 @pytest.mark.parametrize("groups", [None, ["a", "a", "b", "b"]])
-def test_elbo_is_the_one_that_enumerating_the_gates_gives(groups):
+def test_elbo_is_the_one_that_enumerating_the_gates_gives(groups, inclusion):
     """E_q[log-likelihood] over all gates and their normals, less the KLs, each from torch's own distributions."""
-    it, _, _ = regression(groups=groups)
-    gates = len(it.log_odds)
+    it, _, _ = regression(groups=groups, inclusion=inclusion)
+    gates = it.prior.gates
     field = coordinate_ascent(it, starts(5, gates))
     quadratic = it.quadratic()
     blocks = [(it.gate_of == gate).nonzero()[:, 0] for gate in range(gates)]
     covariances = [torch.linalg.inv(quadratic.matrix[c][:, c] + torch.diag(it.precision[c])) for c in blocks]
     for probs, mean, elbo in zip(field.probs, field.mean, field.elbo, strict=True):
-        total = -kl_divergence(
-            torch.distributions.Bernoulli(probs), torch.distributions.Bernoulli(logits=it.log_odds)
-        ).sum()
-        total = total - torch.nn.functional.logsigmoid(-it.log_odds).sum()  # the constant that all share
+        total = minus_kl_of_gates(probs, inclusion)
         for gate, columns in enumerate(blocks):
             prior = MultivariateNormal(torch.zeros(len(columns)).double(), torch.diag(1 / it.precision[columns]))
             slab = MultivariateNormal(mean[columns], covariances[gate])
@@ -51,8 +64,9 @@ def test_elbo_is_the_one_that_enumerating_the_gates_gives(groups):
         assert float(elbo) == pytest.approx(float(total), abs=1e-8)
 
 
-def test_it_is_below_the_evidence():
-    it, _, _ = regression()
+@pytest.mark.parametrize("inclusion", [0.4, Beta(1.5, 2.5)])
+def test_it_is_below_the_evidence(inclusion):
+    it, _, _ = regression(inclusion=inclusion)
     field = coordinate_ascent(it, starts(20, 4))
     models = torch.arange(16)
     every = (models[:, None] >> torch.arange(4) & 1).double()

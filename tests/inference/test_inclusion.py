@@ -9,7 +9,7 @@ import torch
 from sklearn.datasets import load_diabetes
 
 from l0bayes.errors import UntrustedPosteriorWarning
-from l0bayes.inference import infer_inclusion
+from l0bayes.inference import HardConcreteGuide, fit, infer_inclusion
 from l0bayes.models import SpikeSlabRegression, exact_posterior
 
 
@@ -56,6 +56,30 @@ def test_diabetes():
     np.testing.assert_allclose(mean_field.inclusion, published, atol=0.05)
     with pytest.warns(UntrustedPosteriorWarning):
         assert error(infer_inclusion(model, "mixture"), exact) < 0.25
+
+
+def test_an_unknown_inclusion():
+    """A Beta prior on π, by enumeration, by importance sampling and in mean field."""
+    x, y = simulated(0.5, 3)[0].data
+    prior = torch.distributions.Beta(1.0, 3.0)
+    model = SpikeSlabRegression(x, y, noise_scale=1.0, slab_scale=1.0, inclusion=prior)
+    exact = exact_posterior(x, y, 1.0, 1.0, prior)
+    assert np.abs(exact.inclusion - exact_posterior(x, y, 1.0, 1.0).inclusion).max() > 0.05  # it matters
+    assert error(infer_inclusion(model), exact) < 0.02
+    expected = SpikeSlabRegression(x, y, noise_scale=1.0, slab_scale=1.0, expected_open=2.5)
+    assert error(infer_inclusion(expected), exact_posterior(x, y, 1.0, 1.0, 0.25)) < 0.02
+
+
+def test_svi_with_an_unknown_inclusion():
+    """The hard concrete guide learns q(π) with the gates: Beta(a + Σ P, b + Σ (1 − P)) at the optimum."""
+    x, y = simulated(0.0, 3)[0].data
+    model = SpikeSlabRegression(x, y, noise_scale=1.0, slab_scale=1.0, inclusion=torch.distributions.Beta(1.0, 3.0))
+    torch.manual_seed(0)
+    guide = HardConcreteGuide(model, init_open=0.5)
+    fit(model, guide, [model.data], epochs=1200, lr=0.05, gate_lr=0.05, schedule="cosine", progress=False)
+    probs, found = guide.gates()["gate"].prob_nonzero.detach(), guide.distributions()["inclusion"]
+    assert found.concentration1.item() == pytest.approx(1 + float(probs.sum()), rel=0.15)
+    assert found.concentration0.item() == pytest.approx(3 + float((1 - probs).sum()), rel=0.15)
 
 
 @pytest.mark.parametrize("guide", ["binary", "mixture"])

@@ -17,7 +17,8 @@ from l0bayes import HardConcrete, SparseModule, sparsify
 from l0bayes.compacted import compact_network
 from l0bayes.inference import HardConcreteGuide
 from l0bayes.masked import masked_forward
-from l0bayes.subnetwork import Selector, run_subnetwork
+from l0bayes.running import run_subnetwork
+from l0bayes.subnetwork import Selector
 
 Gates = dict[str, Tensor]
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from l0bayes import sparsify
 from l0bayes.compacted import compact_network
-from l0bayes.subnetwork import Selector, run_subnetwork
+from l0bayes.running import run_subnetwork
+from l0bayes.subnetwork import Selector
 
 KINDS = pytest.mark.parametrize("kind", EXAMPLES)
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -9,7 +9,7 @@ from torch import nn
 from l0bayes import sparsify
 from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, TensorBatches, fit
 from l0bayes.models import MLP, Classifier
-from l0bayes.slab import SlabPenalty
+from l0bayes.slab import PointSlab
 
 
 class Tied(nn.Module):
@@ -61,7 +61,7 @@ def test_it_is_the_mean_over_all_patterns(name):
         net, torch.randn(2, next(net.parameters()).shape[1], dtype=torch.float64), gates=gates
     ).structure
     probs = [torch.rand(group.size, dtype=torch.float64) for group in structure.groups]
-    found = SlabPenalty(structure, 0.3)(net, probs)
+    found = PointSlab(structure, 0.3)(net, probs)
     torch.testing.assert_close(found.double(), by_enumeration(net, structure, probs, 0.3), rtol=1e-12, atol=0)
 
 
@@ -80,7 +80,7 @@ def test_it_is_in_the_elbo(cost):
     (without, _, _), (found, sparse, guide) = loss(None, cost=cost), loss(0.5, cost=cost)
     probs = [gate.prob_nonzero for gate in guide.gates().values()]
     torch.testing.assert_close(
-        found - without, SlabPenalty(sparse.structure, 0.5)(sparse.net, probs), rtol=1e-4, atol=1e-4
+        found - without, PointSlab(sparse.structure, 0.5)(sparse.net, probs), rtol=1e-4, atol=1e-4
     )
 
 
@@ -88,7 +88,7 @@ def test_closed_weights_do_not_feel_it():
     _, sparse, guide = loss(0.5)
     with torch.no_grad():
         guide.parameter("log_alpha.fc1.unit")[:] = torch.tensor([-40.0, 40.0, 40.0])
-    penalty = SlabPenalty(sparse.structure, 0.5)(sparse.net, [gate.prob_nonzero for gate in guide.gates().values()])
+    penalty = PointSlab(sparse.structure, 0.5)(sparse.net, [gate.prob_nonzero for gate in guide.gates().values()])
     (gradient,) = torch.autograd.grad(penalty, sparse.net.fc1.weight)
     assert gradient[0].abs().max() < 1e-10
     torch.testing.assert_close(gradient[1:], sparse.net.fc1.weight[1:] / 0.25)
