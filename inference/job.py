@@ -53,7 +53,7 @@ class Job:
                 o.asked_code_cost,
                 o.asked_gates,
                 cost=o.cost,
-                inclusion=o.inclusion,
+                inclusion=o.asked_inclusion,
                 expected_open=o.expected_open,
                 slab=o.slab,
                 slab_scale=o.slab_scale,

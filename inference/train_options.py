@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
+from torch.distributions import Beta
+
 from l0bayes.inference.data import DataName
 from l0bayes.inference.fit_options import FitOptions
 from l0bayes.inference.target import Target, TargetOf
@@ -46,7 +48,8 @@ class TrainOptions(FitOptions):
         target_parameters: share of the parameters to keep; the code cost then follows from it, on top of the one given.
         target_macs: share of the multiply-accumulates to keep, likewise.
         target_latency: share of the measured time of a forward pass to keep, likewise.
-        inclusion: prior probability of an open gate; none is the paper's objective.
+        inclusion: prior probability of an open gate, or two numbers a and b for one with a Beta(a, b) prior, of each
+            layer its own; none is the paper's objective.
         expected_open: the same as the number of gates of each layer that are open on average.
         slab: ``point`` weights, or ``normal`` ones: the full spike-and-slab posterior.
         slab_scale: standard deviation of a normal prior of the weights that are there; learned if they are normal and
@@ -79,7 +82,7 @@ class TrainOptions(FitOptions):
     target_parameters: float | None = None
     target_macs: float | None = None
     target_latency: float | None = None
-    inclusion: float | None = None
+    inclusion: float | list[float] | None = None
     expected_open: float | None = None
     slab: SlabName = "point"
     slab_scale: float | None = None
@@ -109,12 +112,19 @@ class TrainOptions(FitOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.inclusion, list) and (len(self.inclusion) != 2 or not min(self.inclusion) > 0):  # noqa: PLR2004
+            raise ValueError(f"inclusion: a Beta prior takes two numbers > 0; got {self.inclusion}")
         if self.shift < 0:
             raise ValueError(f"shift must be at least 0; got {self.shift}")
         words = [("network", NetworkName)] + [("gates", GatesName)] * isinstance(self.gates, str)
         for name, known in words:
             if getattr(self, name) not in get_args(known):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(known))}; got {getattr(self, name)!r}")
+
+    @property
+    def asked_inclusion(self) -> float | Beta | None:
+        """The prior probability of an open gate as ``sparsify`` takes it."""
+        return Beta(*self.inclusion) if isinstance(self.inclusion, list) else self.inclusion
 
     @property
     def asked_code_cost(self) -> float | str:

@@ -28,7 +28,7 @@ PRIORS = {
     "half normal matrix": lambda: dist.HalfNormal(torch.ones(2, 3)).to_event(2),
     "log normal": lambda: dist.LogNormal(0.0, 1.0),
     "gamma": lambda: dist.Gamma(2.0, 1.0),
-    "beta": lambda: dist.Beta(2.0, 3.0),
+    "on the unit interval": lambda: dist.Uniform(0.0, 1.0),
     "uniform": lambda: dist.Uniform(-2.0, 5.0),
     "dirichlet": lambda: dist.Dirichlet(torch.ones(4)),
     "dirichlets": lambda: dist.Dirichlet(torch.ones(2, 4)).to_event(1),

@@ -171,3 +171,16 @@ def test_more_predictors_than_can_be_enumerated():
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         infer_inclusion(simulated(0.0, 0)[0], **options)
+
+
+@pytest.mark.parametrize("design", ["more columns than rows", "collinear"])
+def test_designs_without_full_rank(design):
+    rng = np.random.default_rng(0)
+    if design == "collinear":
+        x = rng.normal(size=(30, 5))
+        x = np.c_[x, x[:, 0], x[:, 1] - x[:, 2]]
+    else:
+        x = rng.normal(size=(8, 12))
+    y = x[:, 0] + 0.3 * rng.normal(size=len(x))
+    model = SpikeSlabRegression(x, y, noise_scale=0.3, slab_scale=1.0)
+    assert error(infer_inclusion(model), exact_posterior(x, y, 0.3, 1.0)) < 0.03

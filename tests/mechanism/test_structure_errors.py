@@ -128,7 +128,7 @@ def test_negative_code_cost_and_impossible_inclusion(net):
 
 
 WRONG = {
-    "code_cost": ["a", None, True, float("inf"), -1.0],
+    "code_cost": ["a", True, float("inf"), -1.0],
     "inclusion": ["a", True, 0, 1, -0.5, float("nan")],
     "init_open": ["a", None, False, 0, 1, 2.0],
     "min_units": [-1, 1.0, "1", True],
