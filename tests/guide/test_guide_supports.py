@@ -89,7 +89,7 @@ BY_HAND = {
     "half normal": lambda x: dist.LogNormal(LOC, SCALE).log_prob(x),
     "log normal": lambda x: normal(x.log()) - x.log(),
     "gamma": lambda x: normal(x.log()) - x.log(),
-    "beta": lambda x: normal(x.logit()) - x.log() - (1 - x).log(),
+    "on the unit interval": lambda x: normal(x.logit()) - x.log() - (1 - x).log(),
     "uniform": lambda x: normal(((x + 2) / 7).logit()) - math.log(7) - ((x + 2) / 7 * (1 - (x + 2) / 7)).log(),
 }
 
@@ -128,7 +128,7 @@ Z = torch.special.ndtri(torch.tensor(LEVELS, dtype=torch.float64))
 TRANSFORMS = {
     "normal": lambda u: u,
     "half normal": torch.exp,
-    "beta": torch.sigmoid,
+    "on the unit interval": torch.sigmoid,
     "uniform": lambda u: 7 * torch.sigmoid(u) - 2,
 }
 
