@@ -23,14 +23,35 @@ def masked_forward(net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[s
     Returns:
         The network's output.
     """
-    tensors: dict[str, Tensor] = {}
+    return functional_call(net, masked_weights(net, groups, gates), inputs, tie_weights=False)
+
+
+def masked_weights(
+    net: nn.Module,
+    groups: Sequence[GateGroup],
+    gates: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Whatever reads a feature, times its gate.
+
+    Args:
+        net: the network.
+        groups: its gate groups.
+        gates: group name to gate values of shape ``(size,)``.
+        weights: parameter name to a value that stands in for the network's own.
+
+    Returns:
+        Parameter name to its value; those without gates are left out, unless they are in ``weights``.
+    """
+    tensors = dict(weights or {})
     for group in groups:
         for part in group.slices:
             if not part.consumes:
                 continue
-            tensor = tensors.get(part.tensor, net.get_parameter(part.tensor))
+            tensor = tensors.get(part.tensor)
+            tensor = net.get_parameter(part.tensor) if tensor is None else tensor
             gate = gates[group.name].to(tensor.dtype)
             table = part.gates.to(gate.device)
             value = torch.where(table >= 0, gate[table.clamp(min=0)], 1.0)
             tensors[part.tensor] = tensor * along(value, part.dim, tensor.shape)
-    return functional_call(net, tensors, inputs, tie_weights=False)
+    return tensors

@@ -1,6 +1,7 @@
 """A network whose features pass through gates."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, Self
 
@@ -78,6 +79,7 @@ class SparseModule(OwnedModule):
         self.log_sd = standard_deviations(net) if slab == "normal" else nn.Module()
         self._slab_scale = slab_scale
         self._read_once = read_once
+        self._held: dict[str, Tensor] | None = None
         self._options = dict(options)
         self._default = default
         self._example_shapes = example_shapes
@@ -242,9 +244,19 @@ class SparseModule(OwnedModule):
         if not isinstance(self._slab, NormalSlab):
             return self.run(gates, *args, **kwargs)
         if not self.training:
-            return self.run_with(gates, self.draw_weights(), *args, **kwargs)
+            weights = self.draw_weights() if self._held is None else self._held
+            return self.run_with(gates, weights, *args, **kwargs)
         sd = self._slab.sd()
         return self._run(gates, None, Noise(sd, self._read_once & sd.keys()), args, kwargs)
+
+    @contextmanager
+    def holding(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within it, runs in evaluation mode take one draw of the weights, from :meth:`draw_weights`, not one each."""
+        self._held = dict(weights)
+        try:
+            yield
+        finally:
+            self._held = None
 
     def draw_weights(self) -> dict[str, Tensor]:
         """One draw of the weights that are normal, given that all gates are open, by name; none if they are points."""

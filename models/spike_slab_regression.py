@@ -152,6 +152,11 @@ class SpikeSlabRegression(OwnedModule):
         return self.parameter(f"unknown.log_{name}").exp() if given is None else self._x.new_tensor(given)
 
     @property
+    def site_labels(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """For each site that has members, what they are, and their names; for exports."""
+        return {"gate": ("group", self.groups), "slab": ("predictor", self.names)}
+
+    @property
     def learns_scales(self) -> bool:
         """Whether noise or slab have a scale that training finds."""
         return self._scales["slab"] is None or (self.likelihood == "gaussian" and self._scales["noise"] is None)
