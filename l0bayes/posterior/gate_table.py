@@ -1,11 +1,13 @@
 """The posterior of the gates as a table."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
 import torch
 
+from l0bayes.distributions.hard_concrete import PointRule
 from l0bayes.posterior.agreement import agreement
 
 
@@ -19,21 +21,27 @@ def gate_table(guide: Any, rule: str = "paper") -> pd.DataFrame:
         rule: how the test-time gate is chosen, see :meth:`~l0bayes.HardConcrete.point`.
 
     Returns:
-        Columns ``site``, ``layer`` (the site's name up to its last dot), ``index`` (position in the flattened
+        Columns ``site``, ``layer`` (the site's name up to its last dot), ``group`` (what the gate decides over: the
+        gate group of a network, which is the site, or the group of predictors), ``index`` (position in the flattened
         site; of a network that was shrunk, in the full one), ``p_nonzero`` = P(z ≠ 0), ``p_one`` = P(z = 1), ``mean``
-        and ``sd`` of z, ``mean_open`` and ``sd_open`` of it given that it is not 0, ``point`` (the test-time gate) and
-        ``open`` (whether that is not 0).
+        and ``sd`` of z, ``mean_open`` and ``sd_open`` of it given that it is not 0, ``point_paper``, ``point_median``
+        and ``point_mean`` (the test-time gate by each rule), ``point`` (by the rule asked for) and ``open`` (whether
+        that is not 0). Of a regression each of whose coefficients has a gate of its own also ``coefficient``, its
+        posterior mean, and ``low`` and ``high``, a central 95 % interval, in the user's units; where gates are shared
+        they are in :meth:`~l0bayes.models.SpikeSlabRegression.coefficients`.
 
     Raises:
         ValueError: if the guide has no gates, the rule is unknown, or guides to compare have other gates.
     """
     if isinstance(guide, Mapping):
         return agreement({name: gate_table(one, rule) for name, one in guide.items()})
-    tables = []
-    points = guide.point(rule)
+    points = {name: guide.point(name) for name in get_args(PointRule)}
+    chosen = points[rule] if rule in points else guide.point(rule)
     numbers = guide.numbers()
+    model = getattr(guide, "model", None)
+    labels = getattr(model, "site_labels", {})
+    tables = []
     for site, gate in guide.gates().items():
-        point = points[site].flatten()
         columns = {
             "p_nonzero": gate.prob_nonzero,
             "p_one": gate.prob_one,
@@ -41,17 +49,28 @@ def gate_table(guide: Any, rule: str = "paper") -> pd.DataFrame:
             "sd": gate.variance.sqrt(),
             "mean_open": gate.mean / gate.prob_nonzero,
             "sd_open": _sd_open(gate),
-            "point": point,
-            "open": point != 0,
+            **{f"point_{name}": values[site] for name, values in points.items()},
+            "point": chosen[site],
+            "open": chosen[site] != 0,
         }
         table = pd.DataFrame({name: value.flatten().cpu().numpy() for name, value in columns.items()})
         table.insert(0, "site", site)
         table.insert(1, "layer", site.rpartition(".")[0] or site)
-        table.insert(2, "index", numbers[site].numpy() if site in numbers else range(len(table)))
+        table.insert(2, "group", list(labels[site][1]) if site in labels else site)
+        table.insert(3, "index", numbers[site].numpy() if site in numbers else np.arange(len(table)))
         tables.append(table)
     if not tables:
         raise ValueError("guide has no gate sites; give sites L0Prior, SpikeAndSlabPrior or HardConcrete as prior")
-    return pd.concat(tables, ignore_index=True)
+    return _with_coefficients(pd.concat(tables, ignore_index=True), model, guide)
+
+
+def _with_coefficients(table: pd.DataFrame, model: Any, guide: Any) -> pd.DataFrame:
+    if not hasattr(model, "coefficients"):
+        return table
+    found: pd.DataFrame = model.coefficients(guide)
+    if not found["group"].is_unique:
+        return table
+    return table.assign(coefficient=found["mean"], low=found["low"], high=found["high"])
 
 
 def _sd_open(gate: Any) -> Any:

@@ -11,8 +11,11 @@ from posterior_guides import LOG_ALPHA, classifier, many_shapes, p_nonzero
 
 from l0bayes import HardConcrete, gate_table
 from l0bayes.inference import HardConcreteGuide
+from l0bayes.models import SpikeSlabRegression
 
-COLUMNS = ["site", "layer", "index", "p_nonzero", "p_one", "mean", "sd", "mean_open", "sd_open", "point", "open"]
+MOMENTS = ["p_nonzero", "p_one", "mean", "sd", "mean_open", "sd_open"]
+POINTS = ["point_paper", "point_median", "point_mean", "point", "open"]
+COLUMNS = ["site", "layer", "group", "index", *MOMENTS, *POINTS]
 ALL = torch.tensor(LOG_ALPHA["fc1.input"] + LOG_ALPHA["fc2.input"], dtype=torch.float64)
 
 
@@ -130,3 +133,34 @@ def test_a_guide_that_has_not_seen_data():
     guide = HardConcreteGuide(lambda x: pyro.sample("w", dist.Normal(x, 1.0)))
     with pytest.raises(RuntimeError, match="Call it once"):
         gate_table(guide)
+
+
+def test_points_by_every_rule(guide):
+    for rule in ("paper", "median", "mean"):
+        table = gate_table(guide, rule)
+        expected = torch.cat([gate.point(rule) for gate in guide.gates().values()]).double()
+        close(table[f"point_{rule}"], expected)
+        close(table["point"], expected)
+
+
+def regression(groups=None):
+    torch.manual_seed(0)
+    x = pd.DataFrame(torch.randn(30, 3).numpy(), columns=["age", "bmi", "bp"])
+    model = SpikeSlabRegression(x, x["bmi"] + x["bp"], noise_scale=1.0, groups=groups)
+    return model, HardConcreteGuide(model)
+
+
+def test_a_regression_has_names_and_coefficients():
+    model, guide = regression()
+    table, found = gate_table(guide), model.coefficients(guide)
+    assert list(table.columns) == [*COLUMNS, "coefficient", "low", "high"]
+    assert table["group"].tolist() == ["age", "bmi", "bp"]
+    assert table["coefficient"].tolist() == found["mean"].tolist()
+    assert table["low"].tolist() == found["low"].tolist()
+
+
+def test_shared_gates_have_no_coefficient_of_their_own():
+    _, guide = regression(["body", "body", "blood"])
+    table = gate_table(guide)
+    assert table["group"].tolist() == ["body", "blood"]
+    assert list(table.columns) == COLUMNS
