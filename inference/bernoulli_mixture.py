@@ -1,10 +1,14 @@
 """A mixture of independent Bernoulli gates: a proposal that can hold several modes, and learns from weighted draws."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+from l0bayes.posterior.model_size import size_distribution
 
 _EDGE = 0.02  # no gate is ever proposed for certain: what is not proposed is not seen
 _SMALLEST = 1e-3  # share of a component
@@ -40,6 +44,16 @@ class BernoulliMixture:
     def log_prob(self, gates: Tensor) -> Tensor:
         """Of shape ``(draws,)``."""
         return self._by_component(gates).logsumexp(1)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Probabilities of 0, 1, … open gates."""
+        sizes: np.ndarray = self.shares.numpy() @ np.stack([size_distribution(probs) for probs in self.probs])
+        return sizes
+
+    def any_open(self, gates: Sequence[int]) -> float:
+        """Probability that at least one of some gates is open."""
+        return float(1 - self.shares @ (1 - self.probs[:, list(gates)]).prod(1))
 
     def _by_component(self, gates: Tensor) -> Tensor:
         logit = torch.logit(self.probs)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 from pyro.ops.stats import fit_generalized_pareto
@@ -42,6 +43,15 @@ class WeightedGates:
     def inclusion(self) -> Tensor:
         """P(open) of each gate."""
         return self.weights @ self.gates
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Probabilities of 0, 1, … open gates."""
+        return np.bincount(self.gates.sum(1).long().numpy(), self.weights.numpy(), self.gates.shape[1] + 1)
+
+    def any_open(self, gates: Sequence[int]) -> float:
+        """Probability that at least one of some gates is open."""
+        return float(self.weights @ self.gates[:, list(gates)].amax(1))
 
     def coefficients(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each coefficient, 0 where it is not there."""

@@ -21,6 +21,9 @@ from l0bayes.inference.importance import WeightedGates, importance_sample, joine
 from l0bayes.models import SpikeSlabRegression
 from l0bayes.models.collapsed import Collapsed, collapsed
 
+Gates = WeightedGates | BernoulliMixture
+# Inclusion of the gates; mean and sd of the coefficients; the gates jointly.
+Answer = tuple[Tensor, tuple[Tensor, Tensor], Gates]
 GuideName = Literal["mean-field", "binary", "mixture", "resampled"]
 
 _PARETO_K = 0.7  # Vehtari et al. 2024, JMLR 25: beyond it the weights' mean converges too slowly to rely on
@@ -40,6 +43,8 @@ class InclusionPosterior:
         inclusion: of the gates, of shape ``(gates,)``.
         models: the most probable sets of open gates among those seen: ``gates`` (their names), ``size`` and
             ``probability``; of ``"resampled"``, empty for the others.
+        sizes: probabilities of 0, 1, … open gates.
+        gates: the distribution of the gates that the method found.
         guide: the method.
         pareto_k: of the importance weights: below 0.7 they can be averaged.
         effective_size: effective number of the weighted draws.
@@ -52,12 +57,29 @@ class InclusionPosterior:
     groups: tuple[str, ...]
     inclusion: np.ndarray
     models: pd.DataFrame
+    sizes: np.ndarray
+    gates: Gates
     guide: str
     pareto_k: float
     effective_size: float
     doubts: tuple[str, ...]
     evaluations: int
     seconds: float
+
+    @property
+    def median_model(self) -> list[str]:
+        """Gates with probability of at least one half (Barbieri and Berger 2004, Annals of Statistics 32)."""
+        return [name for name, prob in zip(self.groups, self.inclusion, strict=True) if prob >= 0.5]  # noqa: PLR2004
+
+    def group_inclusion(self, gates: Sequence[str]) -> float:
+        """Probability that at least one of some gates is open, such as of correlated predictors.
+
+        Raises:
+            ValueError: if one is unknown.
+        """
+        if unknown := [name for name in gates if name not in self.groups]:
+            raise ValueError(f"gates: {unknown[0]!r} is none of {', '.join(self.groups)}")
+        return self.gates.any_open([self.groups.index(name) for name in gates])
 
 
 def infer_inclusion(
@@ -103,12 +125,13 @@ def infer_inclusion(
     runs = [importance_sample(regression, proposal, draws, 2 * seed + run) for run in range(2)]
     weighted = joined(runs)
     if guide == "resampled":
-        inclusion, coefficients, doubts = weighted.inclusion, weighted.coefficients(), []
+        answer: Answer = weighted.inclusion, weighted.coefficients(), weighted
+    elif guide == "mean-field":
+        answer = _of_svi(svi, regression)
     else:
-        by_svi = guide == "mean-field" and svi is not None
-        inclusion, coefficients = _of_svi(svi, regression) if by_svi else _of_ends(ends, regression, guide)
-        doubts = _differs(inclusion, weighted.inclusion, model.groups)
-    doubts = [*_doubts(runs, weighted), *doubts]
+        answer = _of_ends(ends, regression, guide)
+    inclusion, coefficients, gates = answer
+    doubts = [*_doubts(runs, weighted), *_differs(inclusion, weighted.inclusion, model.groups)]
     for doubt in doubts:
         warnings.warn(f"infer_inclusion, guide={guide!r}: {doubt}", UntrustedPosteriorWarning, stacklevel=2)
     return InclusionPosterior(
@@ -116,6 +139,8 @@ def infer_inclusion(
         groups=model.groups,
         inclusion=inclusion.numpy(),
         models=weighted.top_models(model.groups) if guide == "resampled" else pd.DataFrame(),
+        sizes=gates.sizes,
+        gates=gates,
         guide=guide,
         pareto_k=weighted.pareto_k,
         effective_size=weighted.effective_size,
@@ -142,9 +167,6 @@ def _starts(regression: Collapsed, number: int, seed: int) -> Tensor:
     return (torch.rand(number, gates, generator=generator, dtype=torch.float64) < level).double()
 
 
-Answer = tuple[Tensor, tuple[Tensor, Tensor]]  # inclusion of the gates; mean and sd of the coefficients
-
-
 def _of_svi(guide: Any, regression: Collapsed) -> Answer:
     with torch.no_grad():
         gate, slab = guide.gates()["gate"], guide.distributions()["slab"]
@@ -152,7 +174,8 @@ def _of_svi(guide: Any, regression: Collapsed) -> Answer:
         share, variance = gate.mean[regression.gate_of], gate.variance[regression.gate_of]
         mean = share * slab.mean
         second = (variance + share.square()) * (slab.variance + slab.mean.square())
-        return inclusion, (mean, (second - mean.square()).clamp(min=0).sqrt())
+        gates = BernoulliMixture(inclusion[None], inclusion.new_ones(1))
+        return inclusion, (mean, (second - mean.square()).clamp(min=0).sqrt()), gates
 
 
 def _of_ends(ends: MeanField, regression: Collapsed, guide: str) -> Answer:
@@ -162,7 +185,8 @@ def _of_ends(ends: MeanField, regression: Collapsed, guide: str) -> Answer:
     probs = ends.probs[:, regression.gate_of]
     mean = shares @ (probs * ends.mean)
     second = shares @ (probs * (ends.mean.square() + ends.sd.square()))
-    return shares @ ends.probs, (mean, (second - mean.square()).clamp(min=0).sqrt())
+    deviation = (second - mean.square()).clamp(min=0).sqrt()
+    return shares @ ends.probs, (mean, deviation), BernoulliMixture(ends.probs, shares)
 
 
 def _doubts(runs: Sequence[WeightedGates], weighted: WeightedGates) -> list[str]:

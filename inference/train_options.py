@@ -124,7 +124,10 @@ class TrainOptions(FitOptions):
     @property
     def asked_inclusion(self) -> float | Beta | None:
         """The prior probability of an open gate as ``sparsify`` takes it."""
-        return Beta(*self.inclusion) if isinstance(self.inclusion, list) else self.inclusion
+        if isinstance(self.inclusion, list):
+            a, b = self.inclusion
+            return Beta(a, b)
+        return self.inclusion
 
     @property
     def asked_code_cost(self) -> float | str:

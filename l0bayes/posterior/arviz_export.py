@@ -85,7 +85,7 @@ def _labels(guide: Any, draws: Draws) -> tuple[dict[str, list[str]], dict[str, A
     return dims, coords
 
 
-def _as_arviz(groups: dict[str, Arrays], dims: dict[str, list[str]], coords: dict[str, Any]) -> Any:
+def _as_arviz(groups: dict[str, Any], dims: dict[str, list[str]], coords: dict[str, Any]) -> Any:
     import arviz  # noqa: PLC0415 (heavy, and import l0bayes must do without)
 
     if int(arviz.__version__.partition(".")[0]) >= 1:

@@ -184,3 +184,18 @@ def test_designs_without_full_rank(design):
     y = x[:, 0] + 0.3 * rng.normal(size=len(x))
     model = SpikeSlabRegression(x, y, noise_scale=0.3, slab_scale=1.0)
     assert error(infer_inclusion(model), exact_posterior(x, y, 0.3, 1.0)) < 0.03
+
+
+@pytest.mark.parametrize(("guide", "tolerance"), [("resampled", 0.02), ("mixture", 0.08), ("binary", 0.08)])
+def test_sizes_groups_and_the_median_model(guide, tolerance):
+    model, exact = simulated(0.0, 3)
+    found = infer_inclusion(model, guide)
+    assert found.sizes.sum() == pytest.approx(1)
+    np.testing.assert_allclose(found.sizes, exact.sizes, atol=tolerance)
+    assert found.sizes @ np.arange(11) == pytest.approx(found.inclusion.sum())
+    assert found.median_model == exact.median_model
+    for names in (["x2", "x3"], ["x5", "x6", "x7"]):
+        assert found.group_inclusion(names) == pytest.approx(exact.group_inclusion(names), abs=tolerance)
+    assert found.group_inclusion(["x4"]) == pytest.approx(found.inclusion[4])
+    with pytest.raises(ValueError, match="gates: 'x10' is none of x0, x1"):
+        found.group_inclusion(["x1", "x10"])
