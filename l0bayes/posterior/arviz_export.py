@@ -25,7 +25,7 @@ def to_arviz(
 
     Args:
         guide: a guide with ``distributions()``, such as :class:`~l0bayes.inference.HardConcreteGuide`; or several of
-            the same model, one chain each: a sequence, or a mapping whose keys name the chains.
+            the same model, one chain each: a sequence, or a mapping, whose keys are in ``posterior.attrs["chains"]``.
         num_samples: draws per guide, at least 1. They come from torch's global random state.
         data: arguments with which the guide's model observes, such as ``(x, y)``; ``()`` for a model that holds its
             data, as :class:`~l0bayes.models.SpikeSlabRegression` does. The model runs once for each draw.
@@ -54,13 +54,17 @@ def to_arviz(
         groups |= {group: _chains(draws, kind) for group, kind in _GROUPS.items()}
         groups["observed_data"] = draws[0].observed
     dims, coords = _labels(guides[0], draws[0])
-    return _as_arviz(groups, dims, coords | ({} if chains is None else {"chain": chains}))
+    found = _as_arviz(groups, dims, coords)
+    # Not as coordinates: ArviZ plots reckon with numbered chains.
+    found["posterior"].attrs.update({"inference_library": "l0bayes", "r_hat": _R_HAT, "chains": chains})
+    return found
 
 
-def _named(guide: Any) -> tuple[list[Any], list[str] | None]:
+def _named(guide: Any) -> tuple[list[Any], list[str]]:
     if isinstance(guide, Mapping):
         return list(guide.values()), [str(name) for name in guide]
-    return (list(guide), None) if isinstance(guide, Sequence) else ([guide], None)
+    guides = list(guide) if isinstance(guide, Sequence) else [guide]
+    return guides, [f"guide {number}" for number in range(len(guides))]
 
 
 def _chains(draws: Sequence[Draws], kind: str) -> Arrays:
@@ -89,8 +93,5 @@ def _as_arviz(groups: dict[str, Any], dims: dict[str, list[str]], coords: dict[s
     import arviz  # noqa: PLC0415 (heavy, and import l0bayes must do without)
 
     if int(arviz.__version__.partition(".")[0]) >= 1:
-        found = arviz.from_dict(groups, dims=dims, coords=coords)
-    else:
-        found = arviz.from_dict(**groups, dims=dims, coords=coords)
-    found["posterior"].attrs.update({"inference_library": "l0bayes", "r_hat": _R_HAT})
-    return found
+        return arviz.from_dict(groups, dims=dims, coords=coords)
+    return arviz.from_dict(**groups, dims=dims, coords=coords)

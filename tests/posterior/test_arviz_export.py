@@ -215,7 +215,8 @@ def test_a_regression_has_names():
     posterior = idata["posterior"]
     assert posterior["slab"].dims == ("chain", "draw", "predictor")
     assert posterior["predictor"].to_numpy().tolist() == ["age", "bmi", "bp"]
-    assert posterior["chain"].to_numpy().tolist() == ["first", "second"]
+    assert posterior["chain"].to_numpy().tolist() == [0, 1]
+    assert posterior.attrs["chains"] == ["first", "second"]
     draw = {site: torch.tensor(posterior[site].to_numpy()[1, 3]) for site in ("gate", "slab")}
     x, y = model.data
     scaled = (x - x.mean(0)) / x.std(0, correction=0)
@@ -229,10 +230,11 @@ def test_arviz_summarises_plots_and_compares():
     import arviz as az  # noqa: PLC0415 (heavy)
     import matplotlib.pyplot as plt  # noqa: PLC0415
 
-    idata = to_arviz([regression(seed)[1] for seed in (0, 1)], num_samples=200, data=())
+    idata = to_arviz({f"seed {seed}": regression(seed)[1] for seed in (0, 1)}, num_samples=200, data=())
     summary = az.summary(idata, var_names=["gate", "slab"])
     assert "gate[bmi]" in summary.index
     az.plot_forest(idata, var_names=["gate"], r_hat=True)
+    az.plot_forest(idata, var_names=["gate"], combined=False)
     az.plot_trace(idata, var_names=["slab"])
     plt.close("all")
     without = to_arviz(regression(columns=("age", "bp"))[1], num_samples=200, data=())
