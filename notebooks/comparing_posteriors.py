@@ -252,5 +252,6 @@ plot_model_size({name: size_distribution(pixels[name]) for name in ("λ = 0.1, 0
 plt.show()
 
 # %% [markdown]
-# Seeds agree on the pixels nearly wholly, objectives less: λ keeps what pays its price, the full posterior what it has
-# reason to believe in. Hidden units have no names, and agree only by accident; compare their number, not their identity.
+# Seeds agree on the pixels nearly wholly, objectives less: λ keeps what pays its price, the full posterior what it
+# has reason to believe in. Hidden units have no names, and agree only by accident; compare their number, not their
+# identity.
