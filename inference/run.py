@@ -29,6 +29,7 @@ from l0bayes.inference.interrupt import Interruption
 from l0bayes.inference.moving_average import MovingAverage
 from l0bayes.inference.objective import Objective
 from l0bayes.inference.processes import Processes
+from l0bayes.inference.settling import settle
 from l0bayes.inference.shrink import shrink, shrink_to
 from l0bayes.inference.step_batches import Batch, Batches, step_batches
 from l0bayes.inference.target import Budget
@@ -174,6 +175,7 @@ class Run:
         self._objective.train()
         self._set_rates(self.progress.epoch)
         if self.fine_tuning:
+            self.settle()
             fixed, sparse = self.guide.point(), find_sparse(self.model)
             self._objective.fixed_gates = fixed | self.guide.means(sparse.inclusion_sites)  # only gates inform those
             self._objective.penalties = (partial(sparse.slab_penalty, fixed),)
@@ -183,6 +185,10 @@ class Run:
         self._steps = max(1, math.ceil((length(loader) or 0) / self._options.accumulate))
         for budget in self.budgets:
             budget.aim(self._done)
+
+    def settle(self) -> None:
+        """Opens or closes the last gates for the targets, once their training is over."""
+        self.progress.settled += settle(self.model, self.guide, self.budgets)
 
     def train_epoch(self, loader: Batches) -> dict[str, float]:
         """Trains for one epoch, or for the rest of the one that was interrupted.
@@ -216,6 +222,8 @@ class Run:
             done.sums["seconds"] = time.perf_counter() - start
             if self._interruption.requested:
                 self._stop()
+        if done.epoch + 1 == self._options.epochs:
+            self.settle()
         if done.step == 0:
             raise DataError(f"train_loader is empty: it gave no batch in epoch {done.epoch + 1}")
         self._check_num_data(int(done.sums["rows"]))

@@ -13,7 +13,7 @@ to the target over the first half of a run: gates take hundreds of steps to clos
 be on their way down when the target is met.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -32,8 +32,11 @@ from l0bayes.structure.names import layer_of
 TargetOf = Literal["parameters", "macs", "latency"]
 
 TOLERANCE = 0.05  # a share this far from its target, relatively, is said to have missed it
-_BAND = TOLERANCE / 2
+BAND = TOLERANCE / 2
 _FAR = 0.2  # excess from which the multiplier rises at its full rate
+_TIMINGS = 200  # in a run, at most, beside those after each epoch
+_CHANGED = 0.05  # of the multiply-accumulates, relatively, from which on a network is timed anew
+_SHORTEST = 1e-3  # share of the time that any network takes
 DESCENT = 0.5  # share of the run after which the network should have its final size
 
 
@@ -118,10 +121,16 @@ class Budget:
         self._short = 0.0  # by how much less than the target there is, relatively
         self._growth = 2.0 ** (1 / max(1.0, self._SHARE_OF_RUN * updates))
         self._release = 0.5 ** (1 / max(1.0, self._HALF_LIFE * updates))
-        self._latency = 1.0
+        self._measured = (1.0, 1.0)  # share of the MACs, and of the time, when the network was last timed
+        self._since = 0  # updates
+        self._patience = max(1, updates // _TIMINGS)
         # A copy, for the network may shrink.
         self._full = copied(self._sparse.child("net")).eval() if target.of == "latency" else None
         self._refuse_impossible()
+
+    def others(self, budgets: Sequence["Budget"]) -> list["Budget"]:
+        """Those of some budgets that are about layers of this one, too."""
+        return [other for other in budgets if other is not self and self.layers & other.layers]
 
     @property
     def _live(self) -> LiveCost:
@@ -153,9 +162,17 @@ class Budget:
     @torch.no_grad()
     def reached(self) -> float:
         """The share that the test-time network has."""
-        if self.target.of == "latency":
-            return self._latency
-        return float(self._amount({name: (z != 0).double() for name, z in self._guide.point().items()}))
+        share = self._share_now()
+        if self.target.of != "latency":
+            return share
+        # From one timing to the next: on the line through it and the full network.
+        at, latency = self._measured
+        slope = (1 - latency) / (1 - at) if at < 1 else 1.0
+        return max(latency + slope * (share - at), _SHORTEST)
+
+    def excess(self) -> float:
+        """How far the test-time network is above its final size, relatively; negative below."""
+        return self.reached() / self.target.share - 1
 
     @torch.no_grad()
     def measure(self) -> None:
@@ -164,7 +181,20 @@ class Budget:
             return
         nets = {"full": self._full, "compact": compact(self._model, self._guide)}
         calls = {name: partial(net.to(self._example.device), self._example) for name, net in nets.items()}
-        self._latency = Processes().of_first(interleaved(calls, rounds=9).ratio["compact"])
+        latency = Processes().of_first(interleaved(calls, rounds=9).ratio["compact"])
+        self._since = 0
+        self._measured = (self._share_now(), latency)
+
+    def _share_now(self) -> float:
+        return float(self._amount({name: (z != 0).double() for name, z in self._guide.point().items()}))
+
+    def _measure_again(self) -> None:
+        """Times the network anew where it has changed since, and not in every step."""
+        self._since += 1
+        if self.target.of == "latency" and self._since >= self._patience:
+            at = self._measured[0]
+            if abs(self._share_now() - at) > _CHANGED * at:
+                self.measure()
 
     def aim(self, done: float) -> float:
         """Compares the test-time network with the size it should have by now, and sets how much of ν is felt.
@@ -179,20 +209,21 @@ class Budget:
         goal = self.target.share ** min(1.0, done / DESCENT)
         excess: float = (reached - goal) / goal
         self._short = 1 - reached / self.target.share
-        closing = 0.5 + 0.5 * excess / _BAND
+        closing = 0.5 + 0.5 * excess / BAND
         self._pressure = min(1.0, max(-1.0, closing) if self.multiplier >= 0 else max(0.0, 1 - closing))
         return excess
 
     def update(self, done: float) -> None:
         """Moves the multiplier after a step; ``done`` as for :meth:`aim`."""
+        self._measure_again()
         excess = self.aim(done)
-        if excess > _BAND:
+        if excess > BAND:
             self.multiplier = self._risen(max(self.multiplier, 0.0), excess)
-        elif excess < -_BAND and self.multiplier > self._step:
+        elif excess < -BAND and self.multiplier > self._step:
             self.multiplier *= self._release
-        elif self._short > _BAND and self.alone:
+        elif self._short > BAND and self.alone:
             self.multiplier = -self._risen(-min(self.multiplier, 0.0), self._short)
-        elif excess < -_BAND:  # ahead of a goal that is still on its way down: that is no harm
+        elif excess < -BAND:  # ahead of a goal that is still on its way down: that is no harm
             self.multiplier *= self._release
 
     def _risen(self, multiplier: float, how_far: float) -> float:

@@ -166,9 +166,10 @@ def clock(monkeypatch):
 def test_latency_follows_what_was_measured(clock):
     target = Target(0.5, "latency")
     run = run_on_digits(target)
-    assert len(clock) == 60  # once an epoch
     history, last = run.result.history, clock[-1][0]
-    assert history["share"].tolist() == [0.2 + 0.8 * sizes["compact"] / sizes["full"] for sizes, _ in clock]
+    assert 60 < len(clock) < 60 + 200  # after each epoch, and where the network has changed since
+    timed = {0.2 + 0.8 * sizes["compact"] / sizes["full"] for sizes, _ in clock}
+    assert set(history["share"]) <= timed
     assert run.result.reached[target] == history["share"].iloc[-1] == pytest.approx(0.5, rel=FEW_UNITS)
     assert last == {"full": 7510, "compact": sum(p.numel() for p in compact(run.model, run.guide).parameters())}
     assert all(output.shape == (100, 10) and not output.requires_grad for _, outputs in clock for output in outputs)

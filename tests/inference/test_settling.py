@@ -1,0 +1,125 @@
+"""The last gates of a run with targets, against every number of open gates there could be."""
+
+import pytest
+import torch
+from torch.distributions import Categorical
+
+from l0bayes import compact, sparsify
+from l0bayes.inference import HardConcreteGuide, Target, TensorBatches, fit
+from l0bayes.inference.settling import settle
+from l0bayes.inference.target import TOLERANCE, Budget
+from l0bayes.models import MLP, Classifier
+from l0bayes.posterior.cost import cost
+
+SIZES = (20, 40, 30, 5)
+AT = -2.3978952727983707  # log α from which a gate is open: log(0.1 / 1.1)
+
+
+def half_trained(seed, *, spread=1.0, centre=AT):
+    """A network some of whose gates are open, many near their threshold."""
+    torch.manual_seed(seed)
+    model = Classifier(sparsify(MLP(*SIZES), torch.zeros(2, SIZES[0]), gates="input"), num_data=100)
+    guide = HardConcreteGuide(model)
+    with torch.no_grad():
+        for name in guide.gates():
+            parameter = guide.parameter(f"log_alpha.{name}")
+            parameter.copy_(centre + spread * torch.randn_like(parameter))
+    return model, guide
+
+
+def followed(targets, model, guide):
+    budgets = [Budget(target, model, guide, num_data=100, updates=10) for target in targets]
+    for budget in budgets:
+        budget.alone = not budget.others(budgets)
+    return budgets
+
+
+def shares_by_number(guide, budget):
+    """The share for each number of open gates, the most probable ones, by brute force."""
+    names = list(guide.gates())
+    before = {name: guide.parameter(f"log_alpha.{name}").detach().clone() for name in names}
+    everything = torch.cat(list(before.values()))
+    found = []
+    for number in range(len(everything) + 1):
+        opened = torch.full_like(everything, AT - 1)
+        opened[everything.argsort(descending=True, stable=True)[:number]] = AT + 2
+        with torch.no_grad():
+            for name, value in zip(names, opened.split([len(v) for v in before.values()]), strict=True):
+                guide.parameter(f"log_alpha.{name}").copy_(value)
+        found.append(budget.reached())
+    with torch.no_grad():
+        for name, value in before.items():
+            guide.parameter(f"log_alpha.{name}").copy_(value)
+    return found
+
+
+@pytest.mark.parametrize("off", [-0.4, -0.08, 0.05, 0.09])
+@pytest.mark.parametrize("of", ["parameters", "macs"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_nearest_share_there_is(seed, of, off):
+    model, guide = half_trained(seed)
+    (now,) = followed([Target(0.5, of)], model, guide)
+    (budget,) = followed([Target(now.reached() / (1 + off), of)], model, guide)
+    possible = shares_by_number(guide, budget)
+    nearest = min(abs(share / budget.target.share - 1) for share in possible)
+    before = {name: value.detach().clone() for name, value in guide.named_parameters()}
+    changed = settle(model, guide, [budget])
+    assert abs(budget.excess()) <= nearest + 1e-12
+    assert changed > 0
+    small = cost(compact(model, guide), torch.zeros(1, SIZES[0]))
+    full = cost(model.net.net, torch.zeros(1, SIZES[0]))
+    assert getattr(small, of) / getattr(full, of) == pytest.approx(budget.reached())
+    for name, value in guide.named_parameters():  # what need not change stays as it was trained
+        sure = ((before[name] - AT).abs() > 1) & ((before[name] > AT) == (value > AT))
+        assert torch.equal(value[sure], before[name][sure])
+    assert settle(model, guide, [budget]) == 0
+
+
+@pytest.mark.parametrize("off", [-0.55, 0.2, 0.01, -0.02])
+def test_what_is_far_or_near_enough_is_left_alone(off):
+    model, guide = half_trained(0)
+    (now,) = followed([Target(0.5)], model, guide)
+    (budget,) = followed([Target(now.reached() / (1 + off))], model, guide)
+    before = {name: value.detach().clone() for name, value in guide.named_parameters()}
+    assert settle(model, guide, [budget]) == 0
+    assert all(torch.equal(value, before[name]) for name, value in guide.named_parameters())
+
+
+def test_of_several_targets_one_decides():
+    model, guide = half_trained(2)
+    one, other = followed([Target(0.5), Target(0.5, "macs")], model, guide)
+    targets = [Target(one.reached() * 1.2), Target(other.reached() * 1.1, "macs")]
+    budgets = followed(targets, model, guide)
+    settle(model, guide, budgets)
+    assert all(budget.excess() < TOLERANCE / 2 for budget in budgets)
+    assert max(budget.excess() for budget in budgets) > -TOLERANCE
+
+
+def test_layers_by_themselves():
+    model, guide = half_trained(3)
+    now = followed([Target(0.5, layers="fc1"), Target(0.5, layers="fc2")], model, guide)
+    targets = [Target(now[0].reached() * 1.15, layers="fc1"), Target(now[1].reached() * 0.93, layers="fc2")]
+    budgets = followed(targets, model, guide)
+    settle(model, guide, budgets)
+    assert all(abs(budget.excess()) < TOLERANCE for budget in budgets)
+
+
+def data():
+    torch.manual_seed(0)
+    x = torch.randn(200, SIZES[0])
+    return x, Categorical(logits=x @ torch.randn(SIZES[0], SIZES[-1])).sample()
+
+
+@pytest.mark.parametrize("fine_tune", [0, 2])
+def test_a_short_run_ends_at_its_target(fine_tune, tmp_path):
+    model, guide = half_trained(0, spread=0.3, centre=1.0)
+    model.num_data = 200
+    loader = TensorBatches(*data(), 20, shuffle=True)
+    target = Target(0.25)
+    options = {"epochs": 30, "fine_tune": fine_tune, "gate_lr": 0.1, "checkpoint": tmp_path / "run", "progress": False}
+    result = fit(model, guide, loader, target=target, **options)
+    assert result.reached[target] == pytest.approx(0.25, rel=TOLERANCE)
+    assert result.history["share"].iloc[-1] == result.reached[target]
+    again = fit(model, guide, loader, target=target, **options)
+    assert again.settled == result.settled
+    assert again.reached == result.reached
