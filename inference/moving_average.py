@@ -6,9 +6,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from l0bayes.inference.averaged_buffers import AveragedBuffers
+
 
 class MovingAverage:
     """An exponential moving average of every parameter but the gates', kept in the optimizer's state.
+
+    Statistics of batch normalisation are averaged with them, see :mod:`l0bayes.inference.averaged_buffers`.
 
     There it is saved, resumed and shrunk with the other moments of each parameter. Early on the average is over the
     steps there were: the decay of step t is at most (1 + t) / (10 + t).
@@ -16,12 +20,14 @@ class MovingAverage:
     Args:
         optimizer: over the parameters.
         decay: of the average, in (0, 1).
+        buffers: the averages of running statistics, to be kept alongside.
     """
 
     _KEY = "moving_average"
 
-    def __init__(self, optimizer: torch.optim.Optimizer, decay: float) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, decay: float, buffers: AveragedBuffers | None = None) -> None:
         self._optimizer = optimizer
+        self._buffers = buffers
         self._decay = decay
 
     def _parameters(self) -> list[Tensor]:
@@ -31,6 +37,8 @@ class MovingAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Takes in the parameters as they are after a step."""
+        if self._buffers is not None:
+            self._buffers.update()
         for parameter in self._parameters():
             if parameter.grad is None and not self._optimizer.state.get(parameter):
                 continue  # its optimizer would take this state for its own
@@ -44,6 +52,8 @@ class MovingAverage:
     @torch.no_grad()
     def swap(self) -> None:
         """Exchanges the parameters and their averages."""
+        if self._buffers is not None:
+            self._buffers.swap()
         for parameter in self._parameters():
             average = self._optimizer.state[parameter].get(self._KEY)
             if average is not None:

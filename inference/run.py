@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from l0bayes.errors import DataError, DivergenceError
+from l0bayes.inference.averaged_buffers import AveragedBuffers
 from l0bayes.inference.checkpoint import (
     Progress,
     load_checkpoint,
@@ -80,7 +81,11 @@ class Run:
         self._checked = False
         self._steps = 1  # an epoch, as far as the loader knows
         self._rates = [group["lr"] for group in optimizer.param_groups]
-        self.average = None if options.ema is None else MovingAverage(optimizer, options.ema)
+        self.average: MovingAverage | None = None
+        if options.ema is not None:
+            self._averaged = AveragedBuffers(self.model, options.ema)
+            self._modules["averaged"] = self._averaged
+            self.average = MovingAverage(optimizer, options.ema, self._averaged)
         self._compiled = Compiled(self.model) if options.compile else None
         self.checkpoint = checkpoint
         self._history = history
@@ -100,6 +105,8 @@ class Run:
     def _as_it_was(self, progress: Progress) -> None:
         if progress.units:
             shrink_to(self.model, self.guide, self._optimizer, progress.units)
+            if self.average is not None:
+                self._averaged.match()
             self._parallel = self.processes.wrap(self._objective)
         for name, now in self._settings.items():
             if (then := progress.settings.get(name)) != now:
@@ -314,6 +321,8 @@ class Run:
         """Removes units that are closed for good."""
         if shrink(self.model, self.guide, self._optimizer, closed_below=closed_below):
             self._parallel = self.processes.wrap(self._objective)
+            if self.average is not None:
+                self._averaged.match()
         self.progress.units = {name: units.tolist() for name, units in find_sparse(self.model).units.items()}
 
     def finish_epoch(self, row: dict[str, float], log: Log) -> None:

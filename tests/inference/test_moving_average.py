@@ -16,10 +16,21 @@ from toy_problem import (
     state,
 )
 
-from l0bayes.inference import ClosedFormKL_ELBO, FitOptions, evaluate, fit, shrink
+from l0bayes import sparsify
+from l0bayes.inference import (
+    ClosedFormKL_ELBO,
+    FitOptions,
+    HardConcreteGuide,
+    TensorBatches,
+    evaluate,
+    fit,
+    shrink,
+)
+from l0bayes.inference.averaged_buffers import AveragedBuffers
 from l0bayes.inference.files import read_tensors
 from l0bayes.inference.moving_average import MovingAverage
 from l0bayes.inference.optimizers import build_optimizer
+from l0bayes.models import Classifier, SpikeSlabRegression
 
 
 def setting(decay=0.9, size=3):
@@ -222,3 +233,60 @@ def test_it_is_resumed_in_a_network_that_was_shrunk(tmp_path):
     for epochs in (2, 4):
         parts = run(tmp_path / "parts", epochs=epochs, **options)
     assert_equal_states(state(*whole[:2]), state(*parts[:2]))
+
+
+# -- running statistics ----------------------------------------------------------------------------------------------
+
+
+class Normalised(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.last(self.norm(self.first(x)).relu())
+
+
+def normalised(path=None, epochs=3, **options):
+    torch.manual_seed(0)
+    x = torch.randn(60, 6) + 1
+    sparse = sparsify(Normalised(), x[:2], gates="unit")
+    model = Classifier(sparse, num_data=60)
+    guide = HardConcreteGuide(model)
+    batches = TensorBatches(x, (x[:, 0] > 1).long(), 20, shuffle=True)
+    options = {"lr": 0.05, "ema": 0.9} | options
+    fit(model, guide, batches, epochs=epochs, checkpoint=path, progress=False, **options)
+    return model, guide
+
+
+def test_statistics_are_averaged_with_the_weights(monkeypatch):
+    seen = []
+    update = AveragedBuffers.update
+
+    def watched(self):
+        seen.append(self._source[0].net.net.norm.running_mean.clone())
+        update(self)
+
+    monkeypatch.setattr(AveragedBuffers, "update", watched)
+    model, _ = normalised()
+    assert len(seen) == 9
+    by_hand = torch.zeros(8)  # as it is before the first step
+    for t, step in enumerate(seen, start=1):
+        kept = min(0.9, (1 + t) / (10 + t))
+        by_hand = kept * by_hand + (1 - kept) * step
+    torch.testing.assert_close(model.net.net.norm.running_mean, by_hand)
+    assert not torch.allclose(by_hand, seen[-1])
+
+
+@pytest.mark.parametrize("options", [{}, {"shrink_below": 0.3, "gate_lr": 0.5}])
+def test_averaged_statistics_are_resumed(tmp_path, options):
+    whole = normalised(tmp_path / "whole", **options)
+    for epochs in (1, 2, 3):
+        parts = normalised(tmp_path / "parts", epochs=epochs, **options)
+    assert_equal_states(state(*whole), state(*parts))
+    assert_equal_checkpoints(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_data_that_a_model_holds_is_no_statistic():
+    model = SpikeSlabRegression(torch.randn(20, 3), torch.randn(20))
+    assert [name for name, _ in AveragedBuffers(model, 0.9).named_buffers()] == ["steps"]
