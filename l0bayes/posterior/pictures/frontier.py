@@ -2,6 +2,7 @@
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from l0bayes.posterior.pictures.style import axes_for, plain
 
@@ -35,6 +36,9 @@ def plot_frontier(
         place = (row[x], 100 * row["error"])
         ax.annotate(str(row["name"]), place, (5, 4), textcoords="offset points", fontsize=7, color="#555555")
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set(xlabel=x, ylabel="test error, %")
     plain(ax)
     ax.legend(fontsize=7, frameon=False)
