@@ -39,6 +39,7 @@ def plot_frontier(
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.tick_params(axis="x", labelsize=8)
     ax.set(xlabel=x, ylabel="test error, %")
     plain(ax)
     ax.legend(fontsize=7, frameon=False)
