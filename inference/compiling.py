@@ -22,11 +22,15 @@ class Compiled:
         model: a sparse module with its likelihood, or a likelihood around a plain network.
 
     Raises:
-        ValueError: if there is no network that the model is built around.
+        ValueError: if there is no network that the model is built around, or its weights are drawn.
     """
 
     def __init__(self, model: nn.Module) -> None:
         if is_gated(model):
+            if find_sparse(model).slab == "normal":
+                raise ValueError(
+                    "compile is for weights that are points; those of slab='normal' are drawn in every step"
+                )
             self._net = find_sparse(model).child("net")
         elif isinstance(model, Likelihood):
             self._net = model.child("net")

@@ -208,3 +208,10 @@ def test_noise_can_be_learned():
     fit(model, guide, [(x, y)], epochs=600, lr=0.02, progress=False)
     rest = (y - x @ torch.linalg.lstsq(x, y).solution).square().mean().sqrt()
     assert model.noise_scale.item() == pytest.approx(rest.item(), rel=0.01)
+
+
+def test_drawn_weights_are_not_compiled():
+    x, y = digits_like()
+    model, guide = network()
+    with pytest.raises(ValueError, match="compile is for weights that are points"):
+        fit(model, guide, TensorBatches(x, y, 16), epochs=1, compile=True, progress=False)
