@@ -28,6 +28,7 @@ GuideName = Literal["mean-field", "binary", "mixture", "resampled"]
 
 _PARETO_K = 0.7  # Vehtari et al. 2024, JMLR 25: beyond it the weights' mean converges too slowly to rely on
 _FEWEST = 100  # effective draws
+_NEARLY_ALL = 0.5  # share of effective draws from which on weights are so alike that the shape of their tail is noise
 _DISAGREE = 0.1  # of inclusion probabilities
 _SVI = FitOptions(epochs=1500, lr=0.02, gate_lr=0.02, schedule="cosine")
 
@@ -192,7 +193,8 @@ def _of_ends(ends: MeanField, regression: Collapsed, guide: str) -> Answer:
 def _doubts(runs: Sequence[WeightedGates], weighted: WeightedGates) -> list[str]:
     """What speaks against the weighted draws."""
     doubts = []
-    if (k := weighted.pareto_k) > _PARETO_K:
+    few = weighted.effective_size < _NEARLY_ALL * len(weighted.log_weights)  # else the tail holds no surprise
+    if few and (k := weighted.pareto_k) > _PARETO_K:
         doubts.append(f"the importance weights have Pareto k = {k:.2f} > {_PARETO_K}; few draws decide. Raise draws")
     if (size := weighted.effective_size) < _FEWEST:
         doubts.append(f"only {size:.0f} effective draws. Raise draws")

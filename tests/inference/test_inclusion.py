@@ -199,3 +199,13 @@ def test_sizes_groups_and_the_median_model(guide, tolerance):
     assert found.group_inclusion(["x4"]) == pytest.approx(found.inclusion[4])
     with pytest.raises(ValueError, match="gates: 'x10' is none of x0, x1"):
         found.group_inclusion(["x1", "x10"])
+
+
+def test_near_copies_raise_no_false_alarm():
+    """Few distinct sets share the probability, and weights are nearly equal: the shape of their tail means nothing."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 6))
+    x[:, 1] = x[:, 0] + 0.05 * rng.normal(size=80)
+    y = x[:, 0] + 0.5 * x[:, 3] + rng.normal(size=80)
+    model = SpikeSlabRegression(x, y, noise_scale=1.0, slab_scale=1.0)
+    assert error(infer_inclusion(model), exact_posterior(x, y, 1.0, 1.0)) < 0.03
