@@ -17,7 +17,7 @@ from l0bayes.structure.names import layer_of
 
 # Relative distances from which on it is no longer a matter of the last gates: closing what is in use costs more than
 # opening what was about to be left.
-_TO_CLOSE, _TO_OPEN = 0.1, 0.5
+_TO_CLOSE, _TO_OPEN = 0.15, 0.5
 _MARGIN = 0.1  # in log α, by which a changed gate is beyond its threshold
 _SWEEPS = 4  # over several targets, each of which moves the others a little
 
