@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from l0bayes.errors import DataError
 from l0bayes.evaluating import evaluating
 from l0bayes.masked import masked_weights
+from l0bayes.owned_module import parameters_unheard
 from l0bayes.sparse_module import SparseModule
 from l0bayes.sparsify import find_sparse
 from l0bayes.structure.groups import along
@@ -89,6 +90,7 @@ def _run(
 ) -> tuple[Arrays, Arrays, Arrays]:
     """Replicates, log-likelihoods and data of the observed sites under one draw."""
     with ExitStack() as stack:
+        stack.enter_context(parameters_unheard())
         if sparse is not None:
             stack.enter_context(sparse.holding(weights))
         given: Any = poutine.condition(model, data=dict(values))

@@ -166,8 +166,10 @@ def test_nothing_is_left_changed():
     model, guide = classifier()
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    stored = set(pyro.get_param_store().keys())
     to_arviz(guide, num_samples=3, data=data_of(), weights="*")
     assert model.training
+    assert set(pyro.get_param_store().keys()) == stored
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
