@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,8 @@ class Progress:
     settled: int = 0
 
 
-def random_state() -> dict[str, Tensor]:
-    """The state of torch's, NumPy's and Python's global generators, as tensors."""
+def random_state(own: Sequence[torch.Generator] = ()) -> dict[str, Tensor]:
+    """The state of torch's, NumPy's and Python's global generators, and of a loader's own, as tensors."""
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 (the global one)
     assert name == "MT19937"  # noqa: S101 (NumPy's only legacy generator)
@@ -57,10 +57,10 @@ def random_state() -> dict[str, Tensor]:
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state |= {f"cuda{i}": device for i, device in enumerate(torch.cuda.get_rng_state_all())}
-    return state
+    return state | {f"loader{i}": generator.get_state() for i, generator in enumerate(own)}
 
 
-def set_random_state(state: Mapping[str, Tensor]) -> None:
+def set_random_state(state: Mapping[str, Tensor], own: Sequence[torch.Generator] = ()) -> None:
     """Restores what :func:`random_state` returned."""
     torch.set_rng_state(state["torch"])
     version, *internal = state["python"].tolist()
@@ -71,10 +71,16 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
     cuda = [state[name] for name in _cuda(state)]
     if cuda and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(cuda)
+    for i, generator in enumerate(own):
+        generator.set_state(state[f"loader{i}"])
 
 
 def save_checkpoint(
-    path: str | Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, progress: Progress
+    path: str | Path,
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    own: Sequence[torch.Generator] = (),
 ) -> Path:
     """Writes a checkpoint, atomically.
 
@@ -83,6 +89,7 @@ def save_checkpoint(
         modules: whose ``state_dict`` to keep, by name.
         optimizer: whose state to keep.
         progress: how far the run is.
+        own: random generators of the loader's.
 
     Returns:
         The path.
@@ -97,7 +104,7 @@ def save_checkpoint(
                 tensors[f"optimizer/{index}/{name}"] = value
             else:
                 plain.setdefault(str(index), {})[name] = value
-    for when, state in (("now", random_state()), ("epoch", progress.epoch_random)):
+    for when, state in (("now", random_state(own)), ("epoch", progress.epoch_random)):
         tensors |= {f"random/{when}/{name}": value for name, value in state.items()}
     facts = {
         "kind": _KIND,
@@ -126,6 +133,7 @@ def load_checkpoint(
     modules: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer,
     prepare: Callable[[Progress], None] | None = None,
+    own: Sequence[torch.Generator] = (),
 ) -> Progress:
     """Restores modules, optimizer and random state from a checkpoint.
 
@@ -135,6 +143,7 @@ def load_checkpoint(
         optimizer: an optimizer of the same class over the same parameters.
         prepare: called with how far the run was before anything is compared, to bring modules and optimizer to how
             they were then.
+        own: random generators of the loader's, to be set as they were.
 
     Returns:
         How far the run was.
@@ -161,6 +170,7 @@ def load_checkpoint(
             prepare(progress)
         optimizer_state = _optimizer_state(tensors, stored)
         _check(tensors, modules, optimizer, stored)
+        _check_random(tensors, own)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileFormatError(
             f"checkpoint: {path} belongs to another model or configuration, or is incomplete: {error}. Give another "
@@ -170,7 +180,7 @@ def load_checkpoint(
         module.load_state_dict(dict(_under(tensors, kind)))
     optimizer.load_state_dict(optimizer_state)
     _lay_out(optimizer)
-    set_random_state(dict(_under(tensors, "random/now")))
+    set_random_state(dict(_under(tensors, "random/now")), own)
     return progress
 
 
@@ -215,8 +225,13 @@ def _check(
     steps = {index for index, _ in (name.split("/") for name, _ in _under(tensors, "optimizer"))}
     if stored["stateful"] != len(steps):
         raise ValueError("the optimizer's state is incomplete")
-    generators = {name for name in random_state() if not name.startswith("cuda")}  # a device may be missing here
-    if missing := generators - {name for name, _ in _under(tensors, "random/now")}:
+
+
+def _check_random(tensors: Mapping[str, Tensor], own: Sequence[torch.Generator]) -> None:
+    stored = {name for name, _ in _under(tensors, "random/now")}
+    if (then := sum(name.startswith("loader") for name in stored)) != len(own):
+        raise ValueError(f"its train_loader had {then} random generators of its own, this one has {len(own)}")
+    if missing := {name for name in random_state() if not name.startswith("cuda")} - stored:  # a device may be missing
         raise ValueError(f"the random state lacks {', '.join(sorted(missing))}")
 
 

@@ -22,6 +22,7 @@ from l0bayes.inference.fit_doors import check_kinds, check_optimizer, check_opti
 from l0bayes.inference.fit_options import FitOptions
 from l0bayes.inference.history import history_path
 from l0bayes.inference.interrupt import deferred_interrupt
+from l0bayes.inference.loader_order import own_generators
 from l0bayes.inference.objective import Objective
 from l0bayes.inference.optimizers import build_optimizer
 from l0bayes.inference.parameter_groups import name_gates
@@ -79,8 +80,8 @@ def fit(
         guide: its guide.
         train_loader: an iterable of batches, each a tuple of the model's arguments: a
             :class:`~l0bayes.inference.TensorBatches` or any data loader. Seed torch before the call for a
-            reproducible order of data and draws of gates; a loader with a random generator of its own is not
-            resumed where it was.
+            reproducible order of data and draws of gates. Torch generators of the loader's own are resumed too, and
+            samplers that want to know the epoch (``DistributedSampler``) are told.
         validation_loader: batches on which to report the error after each epoch.
         checkpoint: a file written after every epoch and on Ctrl-C. If it exists, the run goes on from there, as
             if it had never stopped.
@@ -133,6 +134,7 @@ def fit(
             interruption=interruption,
             budgets=_budgets(targets, model, guide, train_loader, asked),
             num_data=num_data,
+            generators=own_generators(train_loader),
         )
         run.resume()
         log = tensorboard_log(tensorboard if run.processes.first else None, run.progress.epoch)

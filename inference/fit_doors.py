@@ -13,6 +13,7 @@ from l0bayes.evaluating import evaluating
 from l0bayes.inference.checkpoint import random_state, set_random_state
 from l0bayes.inference.evaluate import is_gated
 from l0bayes.inference.fit_options import FitOptions
+from l0bayes.inference.loader_order import own_generators
 from l0bayes.inference.target import Target
 from l0bayes.models.likelihood import Likelihood
 
@@ -82,9 +83,10 @@ def first_batch(loader: Iterable[Any]) -> Any:
     Raises:
         DataError: if there is none.
     """
-    state = random_state()
+    own = own_generators(loader)
+    state = random_state(own)
     batch = next(iter(loader), None)
-    set_random_state(state)
+    set_random_state(state, own)
     if batch is None:
         raise DataError("train_loader is empty; give it at least one batch")
     return batch

@@ -53,6 +53,7 @@ class Run:
         interruption: whether Ctrl-C was pressed.
         budgets: the targets, followed.
         num_data: size of the training set, 1 if nobody knows.
+        generators: of random numbers, the loader's own.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Run:
         interruption: Interruption,
         budgets: Sequence[Budget] = (),
         num_data: int = 1,
+        generators: Sequence[torch.Generator] = (),
     ) -> None:
         self._objective = objective
         self.processes = Processes()
@@ -77,6 +79,7 @@ class Run:
         self.model: Any = objective.model
         self.guide: Any = objective.guide
         self._num_data = num_data
+        self._generators = generators
         self._modules: dict[str, nn.Module] = {"model": self.model, "guide": self.guide}
         self._checked = False
         self._steps = 1  # an epoch, as far as the loader knows
@@ -97,7 +100,9 @@ class Run:
         """Goes on from the checkpoint, if there is one."""
         if self.checkpoint is None or not self.checkpoint.exists():
             return
-        self.progress = load_checkpoint(self.checkpoint, self._modules, self._optimizer, self._as_it_was)
+        self.progress = load_checkpoint(
+            self.checkpoint, self._modules, self._optimizer, self._as_it_was, self._generators
+        )
         for budget, multiplier in zip(self.budgets, self.progress.multipliers, strict=True):
             budget.multiplier = multiplier
             budget.measure()
@@ -147,7 +152,7 @@ class Run:
         try:
             if self.checkpoint is not None:
                 with self._rates_as_given():
-                    save_checkpoint(self.checkpoint, self._modules, self._optimizer, self.progress)
+                    save_checkpoint(self.checkpoint, self._modules, self._optimizer, self.progress, self._generators)
             if self._history is not None:
                 write_history(self._history, self.progress.history)
         except OSError as error:
@@ -339,7 +344,7 @@ class Run:
         done.epoch += 1
         done.step, done.sums = 0, {}
         done.history.append({"epoch": float(done.epoch), **row})
-        done.epoch_random = random_state()
+        done.epoch_random = random_state(self._generators)
         log(done.history[-1])
         self.save()
         if self._interruption.requested:

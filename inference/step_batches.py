@@ -10,6 +10,7 @@ from torch import Tensor
 from l0bayes.errors import DataError, L0BayesError
 from l0bayes.inference.checkpoint import Progress, random_state, set_random_state
 from l0bayes.inference.fit_options import FitOptions
+from l0bayes.inference.loader_order import own_generators, tell_epoch
 
 Batch = tuple[Any, ...]
 Batches = Iterable[Batch]
@@ -37,15 +38,17 @@ def step_batches(
 
 
 def _remaining(loader: Batches, progress: Progress, accumulate: int) -> Iterator[Batch]:
+    own = own_generators(loader)
+    tell_epoch(loader, progress.epoch)
     if progress.step == 0:
-        progress.epoch_random = random_state()
+        progress.epoch_random = random_state(own)
         return iter(loader)
-    now = random_state()
-    set_random_state(progress.epoch_random)
+    now = random_state(own)
+    set_random_state(progress.epoch_random, own)
     batches = iter(loader)
     for _ in range(progress.step * accumulate):  # the order of data is drawn here, and augmentation of what was seen
         next(batches, None)
-    set_random_state(now)
+    set_random_state(now, own)
     return batches
 
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from test_resume import EPOCHS, STEPS, start
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, RandomSampler, SubsetRandomSampler
 from toy_problem import Surprise, assert_equal_checkpoints, assert_equal_states, blobs, loader, pair, state
 
 from l0bayes import sparsify
 from l0bayes.errors import DivergenceError, FileFormatError
 from l0bayes.inference import HardConcreteGuide, Target, TensorBatches, fit, parameter_groups, shrink
+from l0bayes.inference.fit_doors import first_batch
 from l0bayes.models import Classifier
 
 ctrl_c = partial(signal.raise_signal, signal.SIGINT)
@@ -31,9 +32,19 @@ class Noisy(Dataset):
         return self.x[row] + 0.1 * torch.randn(6), self.y[row]
 
 
+def seeded(seed=3):
+    return torch.Generator().manual_seed(seed)
+
+
 LOADERS = {
     "augmented batches": lambda: TensorBatches(*blobs(), 20, shuffle=True, augment=lambda x: x + torch.randn_like(x)),
     "random rows": lambda: DataLoader(Noisy(), 20, shuffle=True),
+    "a generator of its own": lambda: DataLoader(Noisy(), 20, shuffle=True, generator=seeded()),
+    "a sampler's own": lambda: DataLoader(Noisy(), 20, sampler=SubsetRandomSampler(range(50), seeded())),
+    "a batch sampler": lambda: DataLoader(
+        Noisy(), batch_sampler=BatchSampler(RandomSampler(range(50), generator=seeded()), 20, drop_last=False)
+    ),
+    "an order by the epoch": lambda: DataLoader(Noisy(), 20, sampler=DistributedSampler(Noisy(), 1, 0)),
 }
 
 
@@ -46,6 +57,31 @@ def test_augmentation_goes_on_where_it_was(kind, step, tmp_path):
     end, _ = start(tmp_path / "parts", LOADERS[kind](), seed=99)
     assert_equal_states(end, expected)
     assert_equal_checkpoints(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_samplers_are_told_the_epoch(tmp_path):
+    sampler = DistributedSampler(Noisy(), 1, 0)
+    told = []
+    sampler.set_epoch = told.append
+    start(tmp_path / "run", DataLoader(Noisy(), 20, sampler=sampler))
+    assert told == list(range(EPOCHS))
+
+
+def test_looking_at_the_first_batch_leaves_the_loaders_generator_alone():
+    generator = seeded()
+    first_batch(DataLoader(Noisy(), 20, shuffle=True, generator=generator))
+    assert torch.equal(generator.get_state(), seeded().get_state())
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, 1), (1, None)])
+def test_a_checkpoint_belongs_to_a_loader_with_as_many_generators(before, after, tmp_path):
+    def loaded(seed):
+        return DataLoader(Noisy(), 20, shuffle=True, generator=seed and seeded(seed))
+
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "run", Surprise(loaded(before), 2, ctrl_c))
+    with pytest.raises(FileFormatError, match="random generators of its own"):
+        start(tmp_path / "run", loaded(after))
 
 
 def images(seed=0):

@@ -76,7 +76,7 @@ class Surprise:
     """
 
     def __init__(self, batches: TensorBatches, at: int | set[int], event) -> None:
-        self.batches = batches
+        self.batches = self.sampler = batches
         self.at = {at} if isinstance(at, int) else at
         self.event = event
         self.count = 0
