@@ -294,6 +294,18 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         distributions = self.distributions()
         return {name: distributions[name].mean for name in sites}
 
+    def resize_gates(self, name: str, size: int) -> nn.Parameter:
+        """A new parameter, not yet filled, for so many gates of a site.
+
+        Args:
+            name: of the site.
+            size: how many gates there are to be.
+        """
+        old = self.parameter(f"log_alpha.{name}")
+        new = nn.Parameter(old.new_empty(size), requires_grad=old.requires_grad)
+        _register(self.child("log_alpha"), name, new)
+        return new
+
     def numbers(self) -> dict[str, Tensor]:
         """Site name to the numbers of its gates in the full network; sites whose gates are all there are left out."""
         return {

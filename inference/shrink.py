@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
 from l0bayes.shrunken import Cuts, Replaced, narrow, remove_units
+from l0bayes.sparse_module import SparseModule
 from l0bayes.sparsify import find_sparse
 
 
@@ -74,13 +75,55 @@ def shrink_to(
         optimizer: the optimizer of both.
         units: group name to the gates that stay, by their numbers in the full network.
     """
-    sparse = find_sparse(model)
+    _remove(model, guide, optimizer, _positions(find_sparse(model), units))
+
+
+def units_left(module: nn.Module) -> dict[str, list[int]]:
+    """The gates that are left of each group, by their numbers in the full network.
+
+    Args:
+        module: a model, or the guide of one; without one sparse module in it there is nothing to tell.
+    """
+    found = _sparse_modules(module)
+    return {name: units.tolist() for name, units in found[0].units.items()} if len(found) == 1 else {}
+
+
+@torch.no_grad()
+def take_units(module: nn.Module, units: Mapping[str, Sequence[int]]) -> None:
+    """Gives a model, or a guide with its model, the sizes of one that was saved, so that its state can be loaded.
+
+    Args:
+        module: the model, or the guide.
+        units: what :func:`units_left` told of the one that was saved.
+
+    Raises:
+        ValueError: if units are asked for that are not there (any more).
+    """
+    for sparse in _sparse_modules(module):
+        stay = _positions(sparse, units)
+        if any(len(indices) < len(sparse.units[name]) for name, indices in stay.items()):
+            remove_units(sparse, stay)
+        if isinstance(module, HardConcreteGuide):
+            for name, numbers in sparse.units.items():
+                if module.parameter(f"log_alpha.{name}").shape != numbers.shape:
+                    module.resize_gates(name, len(numbers))
+
+
+def _sparse_modules(module: nn.Module) -> list[SparseModule]:
+    model = module.model if isinstance(module, HardConcreteGuide) else module
+    return [part for part in model.modules() if isinstance(part, SparseModule)] if isinstance(model, nn.Module) else []
+
+
+def _positions(sparse: SparseModule, units: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Where units stand among those that are there now, for each group whose units can be taken out."""
     stay = {}
     for group in sparse.groups:
         if group.removable and group.selects is None and group.name in units:
-            now = sparse.units[group.name].tolist()
-            stay[group.name] = torch.tensor([now.index(unit) for unit in units[group.name]], dtype=torch.int64)
-    _remove(model, guide, optimizer, stay)
+            place = {unit: i for i, unit in enumerate(sparse.units[group.name].tolist())}
+            if gone := [unit for unit in units[group.name] if unit not in place]:
+                raise ValueError(f"units {gone[:3]} of {group.name} are not there; load into a network at full size")
+            stay[group.name] = torch.tensor([place[unit] for unit in units[group.name]], dtype=torch.int64)
+    return stay
 
 
 def _remove(
@@ -93,9 +136,8 @@ def _remove(
     replaced, left = remove_units(sparse, stay)
     for name, indices in left.items():
         old, cuts = guide.parameter(f"log_alpha.{name}"), ((0, indices),)
-        new = nn.Parameter(narrow(old, cuts), requires_grad=old.requires_grad)
-        *path, last = f"log_alpha.{name}".split(".")
-        guide.get_submodule(".".join(path)).register_parameter(last, new)
+        new = guide.resize_gates(name, len(indices))
+        new.copy_(narrow(old, cuts))
         replaced.append((old, new, cuts))
     if optimizer is not None:
         _replace(optimizer, replaced)

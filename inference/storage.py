@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from l0bayes.compacted import resize, tie
 from l0bayes.errors import FileFormatError
 from l0bayes.inference.files import read_tensors, write_bytes, write_tensors
+from l0bayes.inference.shrink import take_units, units_left
 from l0bayes.select_inputs import SelectInputs
 from l0bayes.sparse_module import SparseModule
 from l0bayes.structure import join_name
@@ -61,6 +62,7 @@ def save(module: nn.Module, path: str | Path, provenance: Mapping[str, Any] | No
         "kind": _kind(module),
         "class": _class(module),
         "tied": sorted(set(named_twice(module).values())),
+        "units": units_left(module),
         "shapes": {name: list(tensor.shape) for name, tensor in state.items()},
         "versions": {"torch": torch.__version__, "pyro": pyro.__version__},
         "provenance": dict(provenance or {}),
@@ -77,7 +79,8 @@ def load(path: str | Path, module: _Module) -> _Module:
     Args:
         path: the file.
         module: a new network of the class that was compacted, at its full size: its layers take the shapes in
-            the file. Or a new guide of the same model.
+            the file. Or a new model around a sparse network, or a new guide of the same model, both at full size:
+            units that :func:`~l0bayes.inference.shrink` took out before they were saved are taken out of them.
 
     Returns:
         ``module``, in evaluation mode if it is a network.
@@ -92,12 +95,10 @@ def load(path: str | Path, module: _Module) -> _Module:
     if facts.get("shapes") != {name: list(tensor.shape) for name, tensor in tensors.items()}:
         raise FileFormatError(f"path: {path} is damaged: its tensors are not those its header lists")
     given = {name: tensors.pop(name) for name in list(tensors) if name.rpartition(".")[2] == _GIVEN}
-    if isinstance(module, AutoGuide):
+    if isinstance(module, AutoGuide) or any(isinstance(part, SparseModule) for part in module.modules()):
+        _take_units(path, module, facts.get("units", {}))
         _load_state(path, module, tensors)
-        return module
-    if any(isinstance(part, SparseModule) for part in module.modules()):  # its gates have a size too
-        _load_state(path, module, tensors)
-        return module.eval()
+        return module if isinstance(module, AutoGuide) else module.eval()
     try:
         module = cast("_Module", resize(module, {name: tensor.shape for name, tensor in tensors.items()}))
         for names in facts.get("tied", ()):
@@ -108,6 +109,14 @@ def load(path: str | Path, module: _Module) -> _Module:
         raise FileFormatError(f"module: {path} does not fit it: {error}") from error
     _load_state(path, module, tensors)
     return module.eval()
+
+
+def _take_units(path: str | Path, module: nn.Module, units: Mapping[str, list[int]]) -> None:
+    """Takes out of a sparse network, or a guide and its network, what had been taken out of the one in the file."""
+    try:
+        take_units(module, units)
+    except (TypeError, ValueError) as error:
+        raise FileFormatError(f"module: {path} does not fit it: {error}") from error
 
 
 def _load_state(path: str | Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

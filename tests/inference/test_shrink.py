@@ -154,6 +154,25 @@ def test_a_shrunk_network_compacts_saves_and_loads(tmp_path):
     torch.testing.assert_close(loaded(x), small(x))
 
 
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("first", ["model", "guide"])
+def test_a_shrunk_network_and_its_guide_are_saved_and_loaded(first, kind, tmp_path):
+    model, guide, x, _ = build(kind)
+    shrink(model, guide)
+    paths = {"model": save(model, tmp_path / "model"), "guide": save(guide, tmp_path / "guide")}
+    again, guide_again, _, _ = build(kind)
+    parts = {"model": again, "guide": guide_again}
+    for part in (first, *(parts.keys() - {first})):
+        load(paths[part], parts[part])
+    assert {name: units.tolist() for name, units in again.net.units.items()} == {
+        name: units.tolist() for name, units in model.net.units.items()
+    }
+    model.eval()
+    torch.testing.assert_close(predict(again, guide_again, x), predict(model, guide, x), rtol=0, atol=0)
+    assert shrink(again, guide_again) == {}
+    ClosedFormKL_ELBO()(again, guide_again)(x, torch.zeros(len(x), dtype=torch.int64)).backward()
+
+
 def fitted(tmp_path, epochs, name, **options):
     torch.manual_seed(0)
     x = torch.randn(64, 6)

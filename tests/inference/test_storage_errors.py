@@ -169,10 +169,20 @@ def test_a_state_that_is_no_tensor_is_refused(tmp_path):
         save(WithExtraState(2, 2), tmp_path / "linear")
 
 
-def test_a_shrunk_run_belongs_in_a_checkpoint(tmp_path):
-    model, guide = gated()
+def test_units_that_were_shrunk_away_do_not_come_back(tmp_path):
+    whole, shrunk = gated(), gated()
     with torch.no_grad():
-        for gates in guide.parameters():
+        for gates in shrunk[1].parameters():
             gates[:1] = -20.0
-    shrink(model, guide)
-    refused(save(model, tmp_path / "model"), gated()[0], "size mismatch")
+    shrink(*shrunk)
+    for before, after in zip(whole, shrunk, strict=True):
+        refused(save(before, tmp_path / "whole"), after, r"units \[0\] of .* are not there")
+
+
+@pytest.mark.parametrize("units", [3, {"fc2.input": 3}, {"fc2.input": ["a"]}, {"fc2.input": [99]}])
+def test_units_that_are_none(units, tmp_path):
+    model, _ = gated()
+    path = save(model, tmp_path / "model.safetensors")
+    facts = json.loads(path.with_suffix(".json").read_text())
+    save_file(load_file(path), path, {"l0bayes": json.dumps(facts | {"units": units})})
+    refused(path, gated()[0], "does not fit")
