@@ -1,6 +1,8 @@
 # Everything runs in .venv, which the first target that needs it makes. Nothing but Python >= 3.11 is assumed.
 PYTHON ?= python3
 BIN := .venv/bin
+# Small matrices do not need a thread each, and threads that wait for one another slow a busy machine down.
+export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test lint format notebooks benchmarks clean
 
