@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from l0bayes.distributions import HardConcrete
 from l0bayes.errors import StructureError
 from l0bayes.inference.families import BetaFamily, Family, GateFamily, NormalFamily, PointFamily
-from l0bayes.inference.latent_site import LatentSite, full_size, is_gate, reference, unwrap
+from l0bayes.inference.latent_site import LatentSite, check_slabs, full_size, is_gate, reference, unwrap
 from l0bayes.owned_module import OwnedModule
 from l0bayes.sparse_module import SparseModule
 
@@ -136,7 +136,7 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
             sites[name] = self._inspect(name, site)
             self._prototype_frames.update({frame.name: frame for frame in site["cond_indep_stack"]})
         self._check_names(sites)
-        _check_slabs(sites, self.prototype_trace)
+        check_slabs(sites, self.prototype_trace)
         wanted = {f"{kind}.{name}" for name, site in sites.items() for kind in site.family.kinds}
         loaded = {name for name, _ in self.named_parameters()}
         if loaded and loaded != wanted:
@@ -338,24 +338,6 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Posterior median of every latent site, by name; arguments are ignored, as in Pyro's guides."""
         return {name: values[0] for name, values in self.quantiles([0.5], *args, **kwargs).items()}
-
-
-def _check_slabs(sites: Mapping[str, LatentSite], trace: Any) -> None:
-    """Raises unless what hangs on gates has one of them for each of its members, drawn before."""
-    order = list(sites)
-    for name, site in sites.items():
-        if site.gate is None:
-            continue
-        gate = sites.get(site.gate)
-        if gate is None or not isinstance(gate.family, GateFamily) or order.index(site.gate) > order.index(name):
-            raise StructureError(f"site {name!r}: infer names {site.gate!r}, which is no site of gates drawn before it")
-        shapes = [trace.nodes[key]["fn"].batch_shape for key in (site.gate, name)]
-        shapes[0] = shapes[0] if site.gate_index is None else (*shapes[0][:-1], len(site.gate_index))
-        if shapes[0] != shapes[1] or gate.event_dim or site.event_dim:
-            raise StructureError(
-                f"site {name!r} has batch shape {tuple(shapes[1])}, its gates {site.gate!r} have {tuple(shapes[0])}: "
-                "each member needs a gate of its own, in a plate and not in .to_event; or infer's gate_index says which"
-            )
 
 
 def _register(module: nn.Module, path: str, parameter: nn.Parameter) -> None:

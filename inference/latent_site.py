@@ -1,5 +1,6 @@
 """A latent site of a model, as a mean-field guide sees it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor
 
 from l0bayes.distributions import GatePrior, HardConcrete
-from l0bayes.inference.families import Family
+from l0bayes.errors import StructureError
+from l0bayes.inference.families import Family, GateFamily
 
 
 @dataclass(frozen=True)
@@ -53,3 +55,21 @@ def reference(fn: Any) -> Tensor:
     fn = unwrap(fn)
     tensor: Tensor = getattr(fn, next(iter(fn.arg_constraints)))
     return tensor
+
+
+def check_slabs(sites: Mapping[str, LatentSite], trace: Any) -> None:
+    """Raises unless what hangs on gates has one of them for each of its members, drawn before."""
+    order = list(sites)
+    for name, site in sites.items():
+        if site.gate is None:
+            continue
+        gate = sites.get(site.gate)
+        if gate is None or not isinstance(gate.family, GateFamily) or order.index(site.gate) > order.index(name):
+            raise StructureError(f"site {name!r}: infer names {site.gate!r}, which is no site of gates drawn before it")
+        shapes = [trace.nodes[key]["fn"].batch_shape for key in (site.gate, name)]
+        shapes[0] = shapes[0] if site.gate_index is None else (*shapes[0][:-1], len(site.gate_index))
+        if shapes[0] != shapes[1] or gate.event_dim or site.event_dim:
+            raise StructureError(
+                f"site {name!r} has batch shape {tuple(shapes[1])}, its gates {site.gate!r} have {tuple(shapes[0])}: "
+                "each member needs a gate of its own, in a plate and not in .to_event; or infer's gate_index says which"
+            )

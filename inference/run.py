@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from l0bayes.errors import DataError, DivergenceError
+from l0bayes.errors import DataError
 from l0bayes.inference.averaged_buffers import AveragedBuffers
 from l0bayes.inference.checkpoint import (
     Progress,
@@ -21,6 +21,7 @@ from l0bayes.inference.checkpoint import (
     save_checkpoint,
 )
 from l0bayes.inference.compiling import Compiled
+from l0bayes.inference.divergence import check_alive, check_finite
 from l0bayes.inference.early_stop import all_epochs, drawn_epochs
 from l0bayes.inference.evaluate import is_gated
 from l0bayes.inference.fit_doors import check_batch, length
@@ -38,7 +39,6 @@ from l0bayes.inference.tensorboard import Log
 from l0bayes.sparsify import find_sparse
 
 _SETTLED = ("accumulate", "kl_warmup", "clip_norm", "ema", "num_particles", "antithetic", "schedule", "shrink_below")
-_CLOSED = 0.05  # P(z ≠ 0) from which a gate hardly finds back
 
 
 class Run:
@@ -280,20 +280,13 @@ class Run:
             loss.backward()
         total, interrupted = self.processes.mean(total, float(self._interruption.requested))
         self._interruption.requested = interrupted > 0
-        self._check_finite(total)
+        check_finite(total, f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}", self._kept())
         if (norm := self._options.clip_norm) is not None:
             nn.utils.clip_grad_norm_(self._objective.parameters(), norm * self._num_data)
         self._optimizer.step()
         if self.average is not None:
             self.average.update()
         return total
-
-    def _check_finite(self, value: float) -> None:
-        if not math.isfinite(value):
-            where = f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}"
-            raise DivergenceError(
-                f"the loss became {value} in {where}.{self._kept()} Start again, elsewhere, with a lower lr or gate_lr"
-            )
 
     def _kept(self) -> str:
         saved = self.checkpoint is not None and self.checkpoint.exists()
@@ -302,25 +295,8 @@ class Run:
     # -- between epochs -----------------------------------------------------------------------------------------
 
     def check_alive(self) -> None:
-        """Raises before the checkpoint is written if nothing can come of the run any more.
-
-        Raises:
-            DivergenceError: if a parameter is not finite, or every gate closed in nearly every draw.
-        """
-        for name, parameter in self._objective.named_parameters():
-            if not torch.isfinite(parameter).all():
-                raise DivergenceError(
-                    f"{name} is no longer finite after epoch {self.progress.epoch + 1}.{self._kept()} Start again, "
-                    "elsewhere, with a lower lr or gate_lr"
-                )
-        gates: dict[str, Any] = getattr(self.guide, "gates", dict)()
-        probable = max((float(gate.prob_nonzero.detach().max()) for gate in gates.values()), default=1.0)
-        if probable < _CLOSED:
-            raise DivergenceError(
-                f"all {sum(gate.batch_shape.numel() for gate in gates.values())} gates closed by epoch "
-                f"{self.progress.epoch + 1} (the most probable has P(z ≠ 0) = {probable:.2g}); nothing can be learned "
-                f"any more.{self._kept()} Lower code_cost or gate_lr, start more open, or set kl_warmup"
-            )
+        """Raises before the checkpoint is written if nothing can come of the run any more."""
+        check_alive(self._objective, self.guide, self.progress.epoch + 1, self._kept())
 
     def shrink(self, closed_below: float) -> None:
         """Removes units that are closed for good."""

@@ -14,13 +14,14 @@ from torch.distributions import Beta
 
 from l0bayes.distributions import HardConcrete, JointL0Prior, L0Prior, SpikeAndSlabPrior
 from l0bayes.errors import DataError
-from l0bayes.expected_cost import ExpectedCost, RunningAccount
+from l0bayes.expected_cost import ExpectedCost
 from l0bayes.gate_options import GateOptions
 from l0bayes.live_cost import Amount, LiveCost
 from l0bayes.noisy_weights import Noise, drawn
 from l0bayes.normal_slab import NormalSlab, standard_deviations
 from l0bayes.owned_module import OwnedModule
 from l0bayes.running import run_subnetwork
+from l0bayes.running_account import RunningAccount
 from l0bayes.slab import PointSlab, Slab
 from l0bayes.structure import GateGroup, Structure
 from l0bayes.structure.names import layer_of

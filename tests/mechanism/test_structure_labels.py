@@ -6,8 +6,8 @@ from awkward_nets import Network
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (everybody's name for it)
 
-from l0bayes.structure import Finder
 from l0bayes.structure.features import Features
+from l0bayes.structure.roles import Roles
 
 X = torch.randn(2, 4, generator=torch.Generator().manual_seed(3))
 
@@ -33,12 +33,12 @@ def reading(operation, *, maps=False):
     x = torch.randn(2, 4, 5) if maps else X
     net = Network(lambda s, x: s.out(operation(s.a(x), s.b(x))), a=make(), b=make(), out=Behind())
     net.eval()(x)
-    finder = Finder(net, x)
-    names = {finder._classes.none: "-"}
+    roles = Roles(net, x)
+    names = {roles.classes.none: "-"}
     for layer in "ab":
-        for position, number in enumerate(finder._axes[f"{layer}.weight", 0][0].tolist()):
+        for position, number in enumerate(roles.axes[f"{layer}.weight", 0][0].tolist()):
             names.setdefault(number, f"{layer}{position}")
-    return " ".join(names.get(number, "?") for number in finder._axes["out.weight", 1][0].tolist())
+    return " ".join(names.get(number, "?") for number in roles.axes["out.weight", 1][0].tolist())
 
 
 def _written(a, b):

@@ -1,0 +1,258 @@
+"""Who makes and who reads each feature of a network, and which features must stay.
+
+Features that live and die together are a class; classes have numbers.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import UninitializedParameter
+from torch.utils._pytree import tree_map_only
+
+from l0bayes.errors import StructureError
+from l0bayes.fewer_heads import supports
+from l0bayes.structure.flow import Flow
+from l0bayes.structure.names import as_arguments, join_name, layer_of, named_twice
+
+_GATED = (nn.Linear, _ConvNd, nn.Embedding, nn.MultiheadAttention)
+
+Axis = tuple[str, int]  # a parameter's name and one of its dimensions
+
+
+class Roles:
+    """Runs a copy of a network once in evaluation and once in training mode, and sorts its features.
+
+    Args:
+        net: the network; it is copied, never touched.
+        example_input: an input, or a tuple of inputs, that ``net`` accepts, with a batch dimension.
+
+    Raises:
+        StructureError: if the network does not run on the input, or its course depends on the data.
+
+    Attributes:
+        net: the copy.
+        modules: its modules, by name.
+        rows: of the example input.
+        classes: of features that live and die together.
+        axes: for each dimension of a parameter that carries features, their classes, and whether it reads them.
+        along: class to the axes that it has positions on.
+        makers: class to the axes of the weights that make it.
+        readers: class to the axes of the weights that read it.
+        macs: multiply-accumulates of each weight on the example.
+        products: those of features with features: their labels, and how many each.
+    """
+
+    def __init__(self, net: nn.Module, example_input: Any) -> None:
+        self.net = _copied(net).cpu()
+        inputs = tree_map_only(Tensor, Tensor.cpu, as_arguments(example_input))
+        self.rows = next((len(value) for value in inputs if isinstance(value, Tensor) and value.dim()), 1)
+        flow = Flow(self.net)
+        self.modules = dict(self.net.named_modules())
+        self._run(flow, inputs)
+        self._flow = flow.labelling
+        self._called = flow.called
+        self._refuse_other_ways(flow.sized_by_data)
+        read = [torch.zeros(1, dtype=torch.int64), *(axis.labels for axis in self._flow.axes.values())]
+        self.classes = self._flow.features.classes(torch.cat(read))
+        self._freeze_shared()
+        self.axes = {key: (self.classes.of(axis.labels), axis.reads) for key, axis in self._flow.axes.items()}
+        self._add_elements()
+        self._freeze_unsupported()
+        self.along: dict[int, list[Axis]] = {}  # class to all axes that it has positions on
+        for key, (classes, _) in self.axes.items():
+            for number in classes.unique().tolist():
+                self.along.setdefault(number, []).append(key)
+        self.makers = self._who(reads=False)
+        self.readers = self._who(reads=True)
+
+    def _run(self, flow: Flow, inputs: tuple[Any, ...]) -> None:
+        fast_attention = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)  # it would be one operation, of which nothing can be seen
+        try:
+            with torch.random.fork_rng(devices=()):
+                self.net.eval()
+                flow.run(inputs)
+                self.macs, self.products = dict(flow.labelling.macs), list(flow.labelling.products)
+                self._trains(flow, inputs)
+        except StructureError:
+            raise
+        except Exception as error:
+            raise StructureError(
+                f"example_input: {type(self.net).__name__} does not run on it ({error}). Pass an input of the shape "
+                "and type the network takes, with a batch dimension"
+            ) from error
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_attention)
+
+    def _refuse_other_ways(self, sized_by_data: str | None) -> None:
+        """How many rows a mask leaves may decide which layers run: then those that did not are another course."""
+        idle = [name for name, m in self.modules.items() if isinstance(m, _GATED) and name not in self._called]
+        if sized_by_data is not None and idle:
+            raise StructureError(
+                f"net: the shape of what {sized_by_data} computes depends on the values of the data, and {idle[0]!r} "
+                "did not run: which layers run may depend on them too. Pass an example on which all run, or take the "
+                "decision out of the network"
+            )
+
+    def _trains(self, flow: Flow, inputs: tuple[Any, ...]) -> None:
+        """Training mode may take other ways, such as auxiliary heads; it need not run on the example."""
+        try:
+            self.net.train()
+            flow.run(inputs)
+        except ValueError:  # batch norm of a single value per channel
+            return
+
+    # -- what cannot be taken out ---------------------------------------------------------------------------------
+
+    def _freeze(self, classes: Tensor, why: str) -> None:
+        for number in classes.unique().tolist():
+            self.classes.freeze(number, why)
+
+    def _freeze_shared(self) -> None:
+        for name, names in named_twice(self.net).items():
+            others = ", ".join(repr(other) for other in names if other != name)
+            for (tensor, _), axis in self._flow.axes.items():
+                if tensor == name:
+                    self._freeze(self.classes.of(axis.labels), f"its weight {name!r} is shared with {others}")
+            if name in self._flow.elements:
+                self._freeze(self.classes.of(self._flow.elements[name]), f"its weight {name!r} is shared with {others}")
+
+    def shared(self, tensor: str) -> str | None:
+        """Why a weight of several names has no gates of its own, if it has several."""
+        others = [repr(name) for name in named_twice(self.net).get(tensor, ()) if name != tensor]
+        return f"its weight {tensor!r} is shared with {', '.join(others)}" if others else None
+
+    def _add_elements(self) -> None:
+        """Parameters that take part in something else than a product, such as norms, biases and embeddings."""
+        alive = torch.zeros(self.classes.count, dtype=torch.bool)
+        for axis in self._flow.axes.values():
+            alive[self.classes.of(axis.labels)] = True
+        for name, labels in self._flow.elements.items():
+            classes = self.classes.of(labels)
+            if not alive[classes].any():
+                continue
+            dim = _dimension(classes, alive)
+            if dim is None or any((name, d) in self.axes for d in range(labels.dim())):
+                self._freeze(classes, f"{name} has no dimension of its own for it")
+            else:
+                self.axes[name, dim] = (_lines(classes, alive, dim).amax(1), False)
+
+    def _freeze_unsupported(self) -> None:
+        trained = dict(self.net.named_parameters())
+        for key in self._flow.axes:
+            if key[0] not in trained:
+                self._freeze(self.axes[key][0], f"{key[0]!r}, which reads or makes it, is a buffer")
+        for (tensor, _), (classes, reads) in self.axes.items():
+            owner = self.modules.get(tensor.rpartition(".")[0])
+            if isinstance(owner, nn.MultiheadAttention) and not reads and not supports(owner):
+                self._freeze(classes, _too_special(owner))
+            if reads and owner is not None and "index" in dict(owner.named_buffers(recurse=False)):
+                self._freeze(classes, f"{tensor} already reads a selection of its inputs")
+
+    def _who(self, *, reads: bool) -> dict[int, list[Axis]]:
+        """Class to the weights that read it, or that make it."""
+        found: dict[int, list[Axis]] = {}
+        for key, axis in self._flow.axes.items():
+            if axis.reads == reads:
+                for number in self.axes[key][0].unique().tolist():
+                    found.setdefault(number, []).append(key)
+        found.pop(self.classes.none, None)
+        return found
+
+    def why_not(self, number: int) -> str | None:
+        """Why the features of a class cannot be taken out; ``None`` if they can."""
+        frozen = self.classes.frozen(number)
+        if frozen is not None:
+            return frozen
+        return None if number in self.readers else "no layer reads its features"
+
+    def makes(self, tensor: str, dim: int | None) -> bool:
+        """Whether a dimension is that of a weight or an embedding, and not of something that follows them."""
+        owner = self.modules.get(tensor.rpartition(".")[0])
+        return (tensor, dim) in self._flow.axes or isinstance(owner, nn.Embedding)
+
+    # -- layers ---------------------------------------------------------------------------------------------------
+
+    def layers(self) -> list[str]:
+        """Names of what can have gates: layers, and parameters that multiply features outside of layers."""
+        order = {name: number for number, name in enumerate(self.modules)}
+        found = {name: None for name, module in self.modules.items() if isinstance(module, _GATED)}
+        for tensor, _ in self._flow.axes:
+            found.setdefault(layer_of(tensor), None)
+        return sorted(found, key=lambda name: order.get(name, order.get(name.rpartition(".")[0], len(order))))
+
+    def without_gates(self) -> dict[str, str]:
+        """Modules with weights of their own that no gate can be asked for."""
+        layers = self.layers()
+        return {
+            name: f"{type(module).__name__} has no gates"
+            for name, module in self.modules.items()
+            if name not in layers
+            and any(
+                p.dim() > 1 and not any((join_name(name, own), dim) in self.axes for dim in range(p.dim()))
+                for own, p in module.named_parameters(recurse=False)
+            )
+            and not any(name.startswith(f"{layer}.") for layer in layers)
+        }
+
+    def axis(self, layer: str, *, reads: bool) -> Axis | None:
+        """The weight of a layer, and the dimension along which it reads or makes features."""
+        for tensor, dim in self.axes:
+            if layer_of(tensor) == layer and self.axes[tensor, dim][1] == reads and not tensor.endswith("bias"):
+                return tensor, dim
+        return None
+
+    def no_axis(self, layer: str) -> str:
+        """Why a layer has no such weight."""
+        module = self.modules.get(layer)
+        if isinstance(module, nn.MultiheadAttention) and not supports(module):
+            return _too_special(module)
+        shared = [names for name, names in named_twice(self.net).items() if layer_of(name) == layer]
+        if shared:
+            return f"its weight is shared: {', '.join(map(repr, shared[0]))} are one"
+        if layer not in self._called and not isinstance(module, nn.MultiheadAttention):
+            inside = self.modules.get(layer.rpartition(".")[0])
+            if isinstance(inside, nn.MultiheadAttention):
+                return "it belongs to the attention around it"
+            return "the network does not call it"
+        if module is not None and not any(
+            name.endswith("weight") for name, _ in module.named_parameters(recurse=False)
+        ):
+            return "its weight is not a parameter of its own"
+        return "no product of its weight with features was seen"
+
+
+def _copied(net: nn.Module) -> nn.Module:
+    if any(isinstance(parameter, UninitializedParameter) for parameter in net.parameters()):
+        raise StructureError(
+            f"net: {type(net).__name__} has lazy layers without shapes yet. Call it once on an input first"
+        )
+    try:
+        return copy.deepcopy(net)
+    except Exception as error:
+        raise StructureError(
+            f"net: {type(net).__name__} cannot be copied ({error}). Remove what it keeps of earlier calls, such as "
+            "outputs stored as attributes"
+        ) from error
+
+
+def _too_special(attention: nn.MultiheadAttention) -> str:
+    return f"{type(attention).__name__} with these options cannot run with fewer heads"
+
+
+def _lines(classes: Tensor, alive: Tensor, dim: int) -> Tensor:
+    """The classes of a tensor's elements line by line along a dimension; 0 where nothing else is tied to them."""
+    return torch.where(alive[classes], classes, 0).movedim(dim, 0).reshape(classes.shape[dim], -1)
+
+
+def _dimension(classes: Tensor, alive: Tensor) -> int | None:
+    """The one dimension along which the elements of a tensor differ in class; ``None`` if there is no such one."""
+    for dim in range(classes.dim()):
+        lines = _lines(classes, alive, dim)
+        alike = (lines == lines.amax(1, keepdim=True)) | (lines == 0)
+        if alike.all() and (classes.shape[dim] > 1 or classes.numel() == 1):
+            return dim
+    return None
