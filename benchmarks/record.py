@@ -13,6 +13,7 @@ import torch
 
 RESULTS = Path(__file__).parent / "results"
 _PLACES = ("--data-dir", "--out")
+_CODE = (":(top)", ":(top,exclude)benchmarks/results")  # results stored anew do not change what made them
 
 
 def _git(*command: str) -> str:
@@ -37,7 +38,7 @@ def facts(seed: int) -> dict[str, Any]:
     return {
         "command": _command(),
         "seed": seed,
-        "commit": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else ""),
+        "commit": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno", "--", *_CODE) else ""),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__},
         "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "arch": platform.machine()},
     }
