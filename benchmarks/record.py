@@ -38,7 +38,8 @@ def facts(seed: int) -> dict[str, Any]:
     return {
         "command": _command(),
         "seed": seed,
-        "commit": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno", "--", *_CODE) else ""),
+        "commit": _git("rev-parse", "HEAD")
+        + ("+changes" if _git("status", "--porcelain", "-uno", "--", *_CODE) else ""),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__},
         "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "arch": platform.machine()},
     }
