@@ -10,12 +10,12 @@ from l0bayes.errors import DataError
 from l0bayes.evaluating import evaluating
 from l0bayes.inference.predict import predict
 from l0bayes.models.likelihood import Likelihood
-from l0bayes.sparse_module import SparseModule
+from l0bayes.sparse_module import sparse_modules
 
 
 def is_gated(model: nn.Module) -> bool:
     """Whether a network made by ``sparsify`` is in the model."""
-    return any(isinstance(module, SparseModule) for module in model.modules())
+    return bool(sparse_modules(model))
 
 
 def evaluate(model: Likelihood, guide: Any, loader: Iterable[tuple[Tensor, ...]]) -> float:

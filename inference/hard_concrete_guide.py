@@ -19,7 +19,7 @@ from l0bayes.errors import StructureError
 from l0bayes.inference.families import BetaFamily, Family, GateFamily, NormalFamily, PointFamily
 from l0bayes.inference.latent_site import LatentSite, check_slabs, full_size, is_gate, reference, unwrap
 from l0bayes.owned_module import OwnedModule
-from l0bayes.sparse_module import SparseModule
+from l0bayes.sparse_module import sparse_modules
 
 Others = Literal["normal", "point"]
 
@@ -161,7 +161,7 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
 
     def _family(self, name: str, fn: Any) -> Family:
         if is_gate(fn):
-            asked = {site: share for sparse in self._sparse_modules() for site, share in sparse.init_open.items()}
+            asked = {site: share for sparse in sparse_modules(self.model) for site, share in sparse.init_open.items()}
             matching = (p for key, p in self._init_open.items() if fnmatchcase(name, key))
             share = next(matching, asked.get(name, _INIT_OPEN))
             return GateFamily(fn.event_dim, self._stretch, share)
@@ -207,10 +207,6 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
             parameter.__dict__.pop("unconstrained", None)  # a weak reference of Pyro's, which cannot be pickled
         # AutoGuide's own would take the model away from the original.
         return self.__dict__ | {"_model": (None,), "master": None}
-
-    def _sparse_modules(self) -> list[SparseModule]:
-        model = self.model
-        return [m for m in model.modules() if isinstance(m, SparseModule)] if isinstance(model, nn.Module) else []
 
     # -- the variational distribution -----------------------------------------------------------------------
 
@@ -284,7 +280,7 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         """
         gates = self.gates()
         points = {name: gate.point(rule) for name, gate in gates.items()}  # type: ignore[arg-type]
-        for sparse in self._sparse_modules():
+        for sparse in sparse_modules(self.model):
             points = sparse.hold_open(points, gates)
         return points
 
@@ -310,7 +306,7 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         """Site name to the numbers of its gates in the full network; sites whose gates are all there are left out."""
         return {
             name: units
-            for sparse in self._sparse_modules()
+            for sparse in sparse_modules(self.model)
             for name, units in sparse.units.items()
             if not torch.equal(units, torch.arange(len(units)))
         }

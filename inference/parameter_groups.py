@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
-from l0bayes.sparse_module import SparseModule
+from l0bayes.sparse_module import sparse_modules
 
 
 def parameter_groups(
@@ -59,8 +59,7 @@ def _members(module: nn.Module) -> dict[str, list[nn.Parameter]]:
     }
     kinds |= {
         id(parameter): "variational"
-        for sparse in module.modules()
-        if isinstance(sparse, SparseModule)
+        for sparse in sparse_modules(module)
         for parameter in sparse.child("log_sd").parameters()
     }
     for name, parameter in module.named_parameters():

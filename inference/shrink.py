@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from l0bayes.inference.hard_concrete_guide import HardConcreteGuide
 from l0bayes.shrunken import Cuts, Replaced, narrow, remove_units
-from l0bayes.sparse_module import SparseModule
+from l0bayes.sparse_module import SparseModule, sparse_modules
 from l0bayes.sparsify import find_sparse
 
 
@@ -84,7 +84,7 @@ def units_left(module: nn.Module) -> dict[str, list[int]]:
     Args:
         module: a model, or the guide of one; without one sparse module in it there is nothing to tell.
     """
-    found = _sparse_modules(module)
+    found = sparse_modules(_model_of(module))
     return {name: units.tolist() for name, units in found[0].units.items()} if len(found) == 1 else {}
 
 
@@ -99,19 +99,20 @@ def take_units(module: nn.Module, units: Mapping[str, Sequence[int]]) -> None:
     Raises:
         ValueError: if units are asked for that are not there (any more).
     """
-    for sparse in _sparse_modules(module):
+    there = dict(module.named_parameters())  # a guide that waits for data to know the model's sites has none yet
+    for sparse in sparse_modules(_model_of(module)):
         stay = _positions(sparse, units)
         if any(len(indices) < len(sparse.units[name]) for name, indices in stay.items()):
             remove_units(sparse, stay)
         if isinstance(module, HardConcreteGuide):
             for name, numbers in sparse.units.items():
-                if module.parameter(f"log_alpha.{name}").shape != numbers.shape:
+                old = there.get(f"log_alpha.{name}")
+                if old is not None and old.shape != numbers.shape:
                     module.resize_gates(name, len(numbers))
 
 
-def _sparse_modules(module: nn.Module) -> list[SparseModule]:
-    model = module.model if isinstance(module, HardConcreteGuide) else module
-    return [part for part in model.modules() if isinstance(part, SparseModule)] if isinstance(model, nn.Module) else []
+def _model_of(module: nn.Module) -> Any:
+    return module.model if isinstance(module, HardConcreteGuide) else module
 
 
 def _positions(sparse: SparseModule, units: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:

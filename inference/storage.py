@@ -15,7 +15,7 @@ from l0bayes.errors import FileFormatError
 from l0bayes.inference.files import read_tensors, write_bytes, write_tensors
 from l0bayes.inference.shrink import take_units, units_left
 from l0bayes.select_inputs import SelectInputs
-from l0bayes.sparse_module import SparseModule
+from l0bayes.sparse_module import sparse_modules
 from l0bayes.structure import join_name
 from l0bayes.structure.names import named_twice
 
@@ -95,7 +95,7 @@ def load(path: str | Path, module: _Module) -> _Module:
     if facts.get("shapes") != {name: list(tensor.shape) for name, tensor in tensors.items()}:
         raise FileFormatError(f"path: {path} is damaged: its tensors are not those its header lists")
     given = {name: tensors.pop(name) for name in list(tensors) if name.rpartition(".")[2] == _GIVEN}
-    if isinstance(module, AutoGuide) or any(isinstance(part, SparseModule) for part in module.modules()):
+    if isinstance(module, AutoGuide) or sparse_modules(module):
         _take_units(path, module, facts.get("units", {}))
         _load_state(path, module, tensors)
         return module if isinstance(module, AutoGuide) else module.eval()

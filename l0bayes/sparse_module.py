@@ -322,6 +322,11 @@ class SparseModule(OwnedModule):
         return str(self.structure)
 
 
+def sparse_modules(model: Any) -> list[SparseModule]:
+    """The networks made by ``sparsify`` in a model; none in what is no module."""
+    return [part for part in model.modules() if isinstance(part, SparseModule)] if isinstance(model, nn.Module) else []
+
+
 def _shown(shapes: tuple[torch.Size, ...]) -> str:
     return ", ".join(str(tuple(shape)) for shape in shapes)
 

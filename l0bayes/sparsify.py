@@ -12,7 +12,7 @@ from l0bayes.compacted import compact_network
 from l0bayes.errors import DataError, StructureError
 from l0bayes.gate_options import COSTS, GateOptions, match_layers, named_costs, read_options
 from l0bayes.noisy_weights import read_once
-from l0bayes.sparse_module import SlabName, SparseModule
+from l0bayes.sparse_module import SlabName, SparseModule, sparse_modules
 from l0bayes.structure import Finder, Request, Structure, as_arguments
 from l0bayes.structure.names import layer_of
 from l0bayes.trial import keep_the_input_in_sight, leave_out_what_differs, refuse_recomputation
@@ -152,7 +152,7 @@ def find_sparse(model: nn.Module) -> SparseModule:
     Raises:
         StructureError: if there is none, or more than one.
     """
-    found = [module for module in model.modules() if isinstance(module, SparseModule)]
+    found = sparse_modules(model)
     if len(found) != 1:
         raise StructureError(
             f"model must contain exactly one network made by sparsify; {type(model).__name__} has {len(found)}"

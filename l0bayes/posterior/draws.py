@@ -17,7 +17,7 @@ from l0bayes.errors import DataError
 from l0bayes.evaluating import evaluating
 from l0bayes.masked import masked_weights
 from l0bayes.owned_module import parameters_unheard
-from l0bayes.sparse_module import SparseModule
+from l0bayes.sparse_module import SparseModule, sparse_modules
 from l0bayes.sparsify import find_sparse
 from l0bayes.structure.groups import along
 
@@ -65,7 +65,7 @@ def draws_of(
     if data is None and not weights:
         return Draws(posterior)
     model = guide.model
-    sparse = find_sparse(model) if weights or _has_network(model) else None
+    sparse = find_sparse(model) if weights or sparse_modules(model) else None
     names = _matching(sparse, weights) if sparse is not None else []
     found: dict[str, list[Any]] = {"weights": [], "runs": []}
     with ExitStack() as stack:
@@ -119,10 +119,6 @@ def _run(
     if not observed:
         raise DataError("data: with them the model observes nothing; give it its targets too, such as data=(x, y)")
     return predictive, log_likelihood, observed
-
-
-def _has_network(model: Any) -> bool:
-    return isinstance(model, nn.Module) and any(isinstance(module, SparseModule) for module in model.modules())
 
 
 def _matching(sparse: SparseModule, weights: str | Sequence[str]) -> list[str]:

@@ -3,8 +3,10 @@
 import copy
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro.nn import PyroModule
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -171,6 +173,37 @@ def test_a_shrunk_network_and_its_guide_are_saved_and_loaded(first, kind, tmp_pa
     torch.testing.assert_close(predict(again, guide_again, x), predict(model, guide, x), rtol=0, atol=0)
     assert shrink(again, guide_again) == {}
     ClosedFormKL_ELBO()(again, guide_again)(x, torch.zeros(len(x), dtype=torch.int64)).backward()
+
+
+class Own(PyroModule):
+    """A model whose sites are known only when it has seen data."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = sparsify(MLP(12, 10, 8, 3), torch.zeros(2, 12))
+
+    def forward(self, x, y=None):
+        logits = self.net(x)
+        with pyro.plate("data", len(x)):
+            return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
+
+
+@pytest.mark.parametrize("shrunk", [False, True])
+def test_a_guide_that_waits_for_data_takes_a_state_before(shrunk, tmp_path):
+    torch.manual_seed(0)
+    x, y = torch.randn(6, 12), torch.arange(6) % 3
+    model, again = Own(), Own()
+    guide, waiting = HardConcreteGuide(model, args=(x, y)), HardConcreteGuide(again)
+    if shrunk:
+        with torch.no_grad():
+            guide.parameter("log_alpha.fc1.unit")[:4] = -60.0
+        shrink(model, guide)
+    load(save(guide, tmp_path / "guide"), waiting)
+    waiting(x, y)
+    assert again.net.units["fc1.unit"].tolist() == model.net.units["fc1.unit"].tolist()
+    assert {name: value.tolist() for name, value in waiting.named_parameters()} == {
+        name: value.tolist() for name, value in guide.named_parameters()
+    }
 
 
 def fitted(tmp_path, epochs, name, **options):
