@@ -4,6 +4,11 @@ import torch
 from torch import Tensor, nn
 
 
+def decay_at(step: int, decay: float) -> float:
+    """The decay of a step, counted from 1: early on averages are over the steps there were."""
+    return min(decay, (1 + step) / (10 + step))
+
+
 class AveragedBuffers(nn.Module):
     """An exponential moving average of a model's floating-point buffers, such as those of batch normalisation.
 
@@ -13,8 +18,7 @@ class AveragedBuffers(nn.Module):
 
     Args:
         model: the model whose buffers are averaged.
-        decay: of the average, in (0, 1); early on as for the weights, see
-            :class:`~l0bayes.inference.moving_average.MovingAverage`.
+        decay: of the average, in (0, 1); early on less, see :func:`decay_at`.
     """
 
     steps: Tensor
@@ -46,15 +50,13 @@ class AveragedBuffers(nn.Module):
     def update(self) -> None:
         """Takes in the buffers as they are after a step."""
         self.steps += 1
-        decay = min(self._decay, (1 + int(self.steps)) / (10 + int(self.steps)))
-        self.match()
+        decay = decay_at(int(self.steps), self._decay)
         for name, buffer in self._buffers_of_model().items():
             self.get_buffer(name).lerp_(buffer, 1 - decay)
 
     @torch.no_grad()
     def swap(self) -> None:
         """Exchanges the buffers and their averages."""
-        self.match()
         for name, buffer in self._buffers_of_model().items():
             average = self.get_buffer(name)
             now = buffer.clone()

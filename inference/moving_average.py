@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from l0bayes.inference.averaged_buffers import AveragedBuffers
+from l0bayes.inference.averaged_buffers import AveragedBuffers, decay_at
 
 
 class MovingAverage:
@@ -14,12 +14,12 @@ class MovingAverage:
 
     Statistics of batch normalisation are averaged with them, see :mod:`l0bayes.inference.averaged_buffers`.
 
-    There it is saved, resumed and shrunk with the other moments of each parameter. Early on the average is over the
-    steps there were: the decay of step t is at most (1 + t) / (10 + t).
+    There it is saved, resumed and shrunk with the other moments of each parameter.
 
     Args:
         optimizer: over the parameters.
-        decay: of the average, in (0, 1).
+        decay: of the average, in (0, 1); early on less, see
+            :func:`~l0bayes.inference.averaged_buffers.decay_at`.
         buffers: the averages of running statistics, to be kept alongside.
     """
 
@@ -46,8 +46,7 @@ class MovingAverage:
             if self._KEY not in state:
                 state[self._KEY], state[f"{self._KEY}_steps"] = parameter.detach().clone(), 0
             steps = state[f"{self._KEY}_steps"] = state[f"{self._KEY}_steps"] + 1
-            decay = min(self._decay, (1 + steps) / (10 + steps))
-            state[self._KEY].lerp_(parameter, 1 - decay)
+            state[self._KEY].lerp_(parameter, 1 - decay_at(steps, self._decay))
 
     @torch.no_grad()
     def swap(self) -> None:

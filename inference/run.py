@@ -32,7 +32,7 @@ from l0bayes.inference.moving_average import MovingAverage
 from l0bayes.inference.objective import Objective
 from l0bayes.inference.processes import Processes
 from l0bayes.inference.settling import settle
-from l0bayes.inference.shrink import shrink, shrink_to
+from l0bayes.inference.shrink import shrink, shrink_to, units_left
 from l0bayes.inference.step_batches import Batch, Batches, step_batches
 from l0bayes.inference.target import Budget
 from l0bayes.inference.tensorboard import Log
@@ -110,9 +110,7 @@ class Run:
     def _as_it_was(self, progress: Progress) -> None:
         if progress.units:
             shrink_to(self.model, self.guide, self._optimizer, progress.units)
-            if self.average is not None:
-                self._averaged.match()
-            self._parallel = self.processes.wrap(self._objective)
+            self._follow_shapes()
         for name, now in self._settings.items():
             if (then := progress.settings.get(name)) != now:
                 raise ValueError(f"it was written with {name}={then}, now it is {now}")
@@ -301,10 +299,14 @@ class Run:
     def shrink(self, closed_below: float) -> None:
         """Removes units that are closed for good."""
         if shrink(self.model, self.guide, self._optimizer, closed_below=closed_below):
-            self._parallel = self.processes.wrap(self._objective)
-            if self.average is not None:
-                self._averaged.match()
-        self.progress.units = {name: units.tolist() for name, units in find_sparse(self.model).units.items()}
+            self._follow_shapes()
+        self.progress.units = units_left(self.model)
+
+    def _follow_shapes(self) -> None:
+        """After units were removed."""
+        self._parallel = self.processes.wrap(self._objective)
+        if self.average is not None:
+            self._averaged.match()
 
     def finish_epoch(self, row: dict[str, float], log: Log) -> None:
         """Notes what was measured, and writes the checkpoint.
