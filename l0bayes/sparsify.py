@@ -13,7 +13,7 @@ from l0bayes.errors import DataError, StructureError
 from l0bayes.gate_options import COSTS, GateOptions, match_layers, named_costs, read_options
 from l0bayes.noisy_weights import read_once
 from l0bayes.sparse_module import SlabName, SparseModule, sparse_modules
-from l0bayes.structure import Finder, Request, Structure, as_arguments
+from l0bayes.structure import Finder, Request, Roles, Structure, as_arguments
 from l0bayes.structure.names import layer_of
 from l0bayes.trial import keep_the_input_in_sight, leave_out_what_differs, refuse_recomputation
 
@@ -88,12 +88,11 @@ def sparsify(
     inputs = as_arguments(example_input)
     _check_example(inputs)
     with torch.autocast("cpu", enabled=False):  # copies of the weights would hide what becomes of them
-        finder = Finder(net, inputs)
-    options = {
-        layer: read_options(layer, value, default) for layer, value in match_layers(finder.layers(), gates).items()
-    }
-    structure = finder.structure({layer: Request(o.gates, o.min_units) for layer, o in options.items()})
-    owners = dict.fromkeys([*finder.layers(), *map(layer_of, structure.shapes)])  # norms and the like have a price too
+        roles = Roles(net, inputs)
+    layers = roles.layers()
+    options = {layer: read_options(layer, value, default) for layer, value in match_layers(layers, gates).items()}
+    structure = Finder(roles).structure({layer: Request(o.gates, o.min_units) for layer, o in options.items()})
+    owners = dict.fromkeys([*layers, *map(layer_of, structure.shapes)])  # norms and the like have a price too
     options = {name: read_options(name, value, default) for name, value in match_layers(list(owners), gates).items()}
     with torch.autocast(next(net.parameters()).device.type, enabled=False), torch.random.fork_rng():
         refuse_recomputation(net, inputs)

@@ -8,5 +8,17 @@ where each feature goes (:mod:`~l0bayes.structure.flow`).
 from l0bayes.structure.find import Finder, Request
 from l0bayes.structure.groups import WORDS, GateGroup, Product, Slice, Structure
 from l0bayes.structure.names import as_arguments, join_name
+from l0bayes.structure.roles import Roles
 
-__all__ = ["WORDS", "Finder", "GateGroup", "Product", "Request", "Slice", "Structure", "as_arguments", "join_name"]
+__all__ = [
+    "WORDS",
+    "Finder",
+    "GateGroup",
+    "Product",
+    "Request",
+    "Roles",
+    "Slice",
+    "Structure",
+    "as_arguments",
+    "join_name",
+]

@@ -1,8 +1,7 @@
 """Finds the gate groups of a network: from the roles of its features to tables of slices."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -31,22 +30,14 @@ class Request:
 
 
 class Finder:
-    """Looks at a network, and builds the gate groups that are asked for.
+    """Builds the gate groups that are asked for.
 
     Args:
-        net: the network; it is copied, never touched.
-        example_input: an input, or a tuple of inputs, that ``net`` accepts, with a batch dimension.
-
-    Raises:
-        StructureError: if the network does not run on the input, or its course depends on the data.
+        roles: of the features of the network.
     """
 
-    def __init__(self, net: nn.Module, example_input: Any) -> None:
-        self._roles = Roles(net, example_input)
-
-    def layers(self) -> list[str]:
-        """Names of what can have gates: layers, and parameters that multiply features outside of layers."""
-        return self._roles.layers()
+    def __init__(self, roles: Roles) -> None:
+        self._roles = roles
 
     def structure(self, requests: Mapping[str, Request]) -> Structure:
         """The gate groups that are asked for.
@@ -97,15 +88,14 @@ class Finder:
         if not new:
             return ""  # its features are gated already, with those of the layer they are added to
         name = join_name(layer, "unit")
-        taken.update({number: (name, gate) for gate, number in enumerate(new)})
-        slices = tuple(self._slices({number: gate for gate, number in enumerate(new)}))
-        return self._group(name, layer, len(new), slices, request)
+        return self._group(name, layer, len(new), tuple(self._take(name, new, taken)), request)
 
-    def _slices(self, gate_of: Mapping[int, int]) -> Iterator[Slice]:
-        """All positions of some classes, those that read them first."""
+    def _take(self, name: str, numbers: Sequence[int], taken: Taken) -> Iterator[Slice]:
+        """Gives a group a gate for each of some classes: all of their positions, those that read them first."""
+        taken.update({number: (name, gate) for gate, number in enumerate(numbers)})
         table = torch.full((self._roles.classes.count,), -1, dtype=torch.int64)
-        table[torch.tensor(list(gate_of))] = torch.tensor(list(gate_of.values()))
-        axes = dict.fromkeys(key for number in gate_of for key in self._roles.along[number])
+        table[torch.tensor(numbers)] = torch.arange(len(numbers))
+        axes = dict.fromkeys(key for number in numbers for key in self._roles.along[number])
         for tensor, dim in sorted(axes, key=lambda key: not self._roles.axes[key][1]):
             classes, reads = self._roles.axes[tensor, dim]
             yield Slice(tensor, dim, table[classes], consumes=reads)
@@ -122,8 +112,7 @@ class Finder:
         minimum = request.min_units
         if minimum is None:
             minimum = 0 if self._may_vanish(slices) else 1
-        if minimum > size:
-            raise StructureError(f"min_units: {minimum} for layer {layer!r}, which has {size} gates")
+        _check_minimum(minimum, layer, size)
         return GateGroup(name, layer, size, slices, own, minimum)
 
     def _may_vanish(self, slices: tuple[Slice, ...]) -> bool:
@@ -147,7 +136,7 @@ class Finder:
         axis, module = self._roles.axis(layer, reads=True), self._roles.modules.get(layer)
         if axis is None:
             return self._roles.no_axis(layer)
-        if shared := self._roles.shared(axis[0]):
+        if shared := self._roles.shared.get(axis[0]):
             return shared
         plain = isinstance(module, nn.Linear | _ConvNd) and not isinstance(module, _ConvTransposeNd)
         if not plain or "index" in dict(module.named_buffers(recurse=False)):  # type: ignore[union-attr]
@@ -162,12 +151,9 @@ class Finder:
         weight = self._roles.net.get_parameter(axis[0])
         own = torch.full((size,), weight.numel() // size)
         minimum = 1 if request.min_units is None else request.min_units
-        if minimum > size:
-            raise StructureError(f"min_units: {minimum} for layer {layer!r}, which has {size} gates")
+        _check_minimum(minimum, layer, size)
         if read_here and owners == {None} and all(self._roles.why_not(number) is None for number in numbers):
-            taken.update({number: (name, gate) for gate, number in enumerate(numbers)})
-            slices = tuple(self._slices({number: gate for gate, number in enumerate(numbers)}))
-            return GateGroup(name, layer, size, slices, own, minimum)
+            return GateGroup(name, layer, size, tuple(self._take(name, numbers, taken)), own, minimum)
         part = Slice(*axis, torch.arange(size), consumes=True)
         return GateGroup(name, layer, size, (part,), own, minimum, selects=layer)
 
@@ -175,7 +161,7 @@ class Finder:
         axis = self._roles.axis(layer, reads=True)
         if axis is None:
             return self._roles.no_axis(layer)
-        if shared := self._roles.shared(axis[0]):
+        if shared := self._roles.shared.get(axis[0]):
             return shared
         size = self._roles.net.get_parameter(axis[0]).numel()
         part = Slice(axis[0], None, torch.arange(size), consumes=True)
@@ -192,3 +178,8 @@ class Finder:
                 name, gate = taken.get(number, ("", 0))
                 sums[name][gate] += count * each / self._roles.rows
         return macs, tuple(Product(name, total) for name, total in sums.items() if total.any())
+
+
+def _check_minimum(minimum: int, layer: str, size: int) -> None:
+    if minimum > size:
+        raise StructureError(f"min_units: {minimum} for layer {layer!r}, which has {size} gates")

@@ -37,6 +37,7 @@ class Roles:
         modules: its modules, by name.
         rows: of the example input.
         classes: of features that live and die together.
+        shared: weights of several names, which have no gates of their own, to the reason in words.
         axes: for each dimension of a parameter that carries features, their classes, and whether it reads them.
         along: class to the axes that it has positions on.
         makers: class to the axes of the weights that make it.
@@ -57,6 +58,10 @@ class Roles:
         self._refuse_other_ways(flow.sized_by_data)
         read = [torch.zeros(1, dtype=torch.int64), *(axis.labels for axis in self._flow.axes.values())]
         self.classes = self._flow.features.classes(torch.cat(read))
+        self.shared = {
+            name: f"its weight {name!r} is shared with {', '.join(repr(other) for other in names if other != name)}"
+            for name, names in named_twice(self.net).items()
+        }
         self._freeze_shared()
         self.axes = {key: (self.classes.of(axis.labels), axis.reads) for key, axis in self._flow.axes.items()}
         self._add_elements()
@@ -112,18 +117,12 @@ class Roles:
             self.classes.freeze(number, why)
 
     def _freeze_shared(self) -> None:
-        for name, names in named_twice(self.net).items():
-            others = ", ".join(repr(other) for other in names if other != name)
+        for name, why in self.shared.items():
             for (tensor, _), axis in self._flow.axes.items():
                 if tensor == name:
-                    self._freeze(self.classes.of(axis.labels), f"its weight {name!r} is shared with {others}")
+                    self._freeze(self.classes.of(axis.labels), why)
             if name in self._flow.elements:
-                self._freeze(self.classes.of(self._flow.elements[name]), f"its weight {name!r} is shared with {others}")
-
-    def shared(self, tensor: str) -> str | None:
-        """Why a weight of several names has no gates of its own, if it has several."""
-        others = [repr(name) for name in named_twice(self.net).get(tensor, ()) if name != tensor]
-        return f"its weight {tensor!r} is shared with {', '.join(others)}" if others else None
+                self._freeze(self.classes.of(self._flow.elements[name]), why)
 
     def _add_elements(self) -> None:
         """Parameters that take part in something else than a product, such as norms, biases and embeddings."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from l0bayes.models import MLP, LeNet5, WideResNet
-from l0bayes.structure import Finder, Request
+from l0bayes.structure import Finder, Request, Roles
 
 torch_pruning = pytest.importorskip("torch_pruning")
 
@@ -60,8 +60,8 @@ def by_torch_pruning(net, x):
 def test_the_same_slices_belong_together(kind):
     fresh, shape = NETWORKS[kind]
     net, x = fresh().eval(), torch.randn(2, *shape)
-    finder = Finder(net, x)
-    structure = finder.structure({layer: Request("unit") for layer in finder.layers()})
+    roles = Roles(net, x)
+    structure = Finder(roles).structure({layer: Request("unit") for layer in roles.layers()})
     ours = {frozenset((part.tensor, part.dim) for part in group.slices) for group in structure.groups}
     last = next(layer for layer in reversed(list(structure.dense)))
     theirs = {group for group in by_torch_pruning(net, x) if (f"{last}.weight", 0) not in group}

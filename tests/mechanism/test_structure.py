@@ -9,7 +9,7 @@ from l0bayes import sparsify
 from l0bayes.errors import StructureError
 from l0bayes.gate_options import match_layers
 from l0bayes.models import MLP
-from l0bayes.structure import Finder, Request
+from l0bayes.structure import Finder, Request, Roles
 
 LAYERS = ("fc1", "fc2", "fc3")
 X = torch.zeros(1, 6)
@@ -17,7 +17,7 @@ X = torch.zeros(1, 6)
 
 @pytest.fixture(name="paper", scope="module")
 def paper_network():
-    return Finder(MLP(784, 300, 100, 10), torch.zeros(2, 784))
+    return Finder(Roles(MLP(784, 300, 100, 10), torch.zeros(2, 784)))
 
 
 def structure(paper, word):
@@ -72,13 +72,13 @@ def test_every_weight_may_have_a_gate(paper):
 
 def test_layers_without_bias_have_no_bias_slice():
     net = nn.Sequential(nn.Linear(4, 3, bias=False), nn.ReLU(), nn.Linear(3, 2, bias=False))
-    (group,) = Finder(net, torch.zeros(1, 4)).structure({"0": Request("unit")}).groups
+    (group,) = Finder(Roles(net, torch.zeros(1, 4))).structure({"0": Request("unit")}).groups
     assert {part.tensor for part in group.slices} == {"0.weight", "2.weight"}
 
 
 def test_one_set_of_features_never_gets_two_sets_of_gates():
     requests = {"fc1": Request("unit"), "fc2": Request("input"), "fc3": Request("input")}
-    found = Finder(MLP(6, 5, 4, 3), X).structure(requests)
+    found = Finder(Roles(MLP(6, 5, 4, 3), X)).structure(requests)
     assert [g.name for g in found.groups] == ["fc1.unit", "fc3.input"]
     assert "fc1.unit" in found.dense["fc2"]
 
@@ -95,7 +95,7 @@ def test_frozen_layers_have_structure_too():
 
 
 def test_the_batch_of_the_example_does_not_matter(paper):
-    one = Finder(MLP(784, 300, 100, 10), torch.zeros(1, 784))
+    one = Finder(Roles(MLP(784, 300, 100, 10), torch.zeros(1, 784)))
     assert str(structure(one, "unit")) == str(structure(paper, "unit"))
     assert structure(one, "unit").macs == structure(paper, "unit").macs
 
@@ -154,7 +154,7 @@ def test_layers_that_no_pattern_matches_are_left_out():
 
 def test_patterns_reach_into_submodules():
     net = nn.Sequential(MLP(4, 3, 3), nn.ReLU(), nn.Linear(3, 2))
-    layers = Finder(net, torch.zeros(1, 4)).layers()
+    layers = Roles(net, torch.zeros(1, 4)).layers()
     assert layers == ["0.fc1", "0.fc2", "2"]
     assert list(match_layers(layers, {"0.*": "unit"})) == ["0.fc1", "0.fc2"]
 

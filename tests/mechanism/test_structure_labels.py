@@ -6,8 +6,8 @@ from awkward_nets import Network
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (everybody's name for it)
 
+from l0bayes.structure import Roles
 from l0bayes.structure.features import Features
-from l0bayes.structure.roles import Roles
 
 X = torch.randn(2, 4, generator=torch.Generator().manual_seed(3))
 
