@@ -27,16 +27,16 @@ from torch import Tensor, nn
 
 from l0bayes import compact
 from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, save
-from l0bayes.inference.data import Split
-from l0bayes.inference.job import Job
-from l0bayes.inference.objective import Objective
-from l0bayes.inference.timing import interleaved
-from l0bayes.inference.train import history_file, train_one
-from l0bayes.inference.train_options import TrainOptions
+from l0bayes.inference.command_line.job import Job
+from l0bayes.inference.command_line.train import history_file, train_one
+from l0bayes.inference.command_line.train_options import TrainOptions
+from l0bayes.inference.data.datasets import Split
+from l0bayes.inference.objective.loss import Objective
+from l0bayes.inference.system.timing import interleaved
 from l0bayes.models import Classifier
 from l0bayes.posterior.cost import cost
 from l0bayes.sparsify import find_sparse
-from l0bayes.subnetwork import Selector
+from l0bayes.subnetwork.selection import Selector
 
 _ROWS = 1000  # images a batch of the test part
 Step = Callable[[], object]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from record import record
 
-from l0bayes.inference.train import train
-from l0bayes.inference.train_options import TrainOptions
+from l0bayes.inference.command_line.train import train
+from l0bayes.inference.command_line.train_options import TrainOptions
 
 SEEDS = (0, 1, 2)
 

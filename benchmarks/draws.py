@@ -4,7 +4,7 @@ import torch
 from record import record
 
 from l0bayes import HardConcrete
-from l0bayes.inference.timing import interleaved
+from l0bayes.inference.system.timing import interleaved
 
 SEED = 0
 

@@ -14,7 +14,7 @@ from step import arguments
 from torch import Tensor, nn
 
 from l0bayes import compact
-from l0bayes.inference.timing import interleaved
+from l0bayes.inference.system.timing import interleaved
 from l0bayes.posterior.cost import cost
 
 SHARES = (0.7, 0.5, 0.25)

@@ -20,10 +20,10 @@ from record import facts
 from scores import dense_scores, gated_scores
 
 from l0bayes.inference import load
-from l0bayes.inference.data import load_data
-from l0bayes.inference.job import Job
-from l0bayes.inference.train import train, train_one
-from l0bayes.inference.train_options import TrainOptions
+from l0bayes.inference.command_line.job import Job
+from l0bayes.inference.command_line.train import train, train_one
+from l0bayes.inference.command_line.train_options import TrainOptions
+from l0bayes.inference.data.datasets import load_data
 from l0bayes.models import MLP, LeNet5
 from l0bayes.posterior.cost import cost
 

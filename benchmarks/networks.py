@@ -12,7 +12,7 @@ from l0bayes import SparseModule, sparsify
 from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide
 from l0bayes.models import MLP, Classifier, LeNet5, WideResNet
 from l0bayes.structure import GateGroup
-from l0bayes.subnetwork import Selector
+from l0bayes.subnetwork.selection import Selector
 
 SEED = 0
 NUM_DATA = 60_000

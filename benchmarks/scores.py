@@ -8,7 +8,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from l0bayes.evaluating import evaluating
 from l0bayes.inference import HardConcreteGuide, predict
-from l0bayes.inference.data import Split
+from l0bayes.inference.data.datasets import Split
 from l0bayes.models import Classifier
 
 RULES = ("paper", "median", "mean")

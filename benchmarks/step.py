@@ -17,7 +17,7 @@ from step_parts import parts
 from torch import Tensor
 
 from l0bayes import compact
-from l0bayes.inference.timing import interleaved
+from l0bayes.inference.system.timing import interleaved
 from l0bayes.posterior.cost import cost
 
 SHARES = (1.0, 0.7, 0.5, 0.25)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from l0bayes import sparsify
 from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide
-from l0bayes.inference.timing import interleaved
+from l0bayes.inference.system.timing import interleaved
 from l0bayes.models import MLP, Classifier
-from l0bayes.subnetwork import Selector
+from l0bayes.subnetwork.selection import Selector
 
 SEED = 0
 NUM_DATA = 60_000

@@ -12,8 +12,8 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from networks import NUM_DATA, Gated, Network, Openness, Step, adam, dense_step, elbo_step, gated, synchronised
 from torch import Tensor
 
-from l0bayes.inference.timing import interleaved
-from l0bayes.running import run_subnetwork
+from l0bayes.inference.system.timing import interleaved
+from l0bayes.subnetwork.running import run_subnetwork
 
 _SECONDS = 0.05
 

@@ -15,8 +15,8 @@ from recipes import WIDE_RESNET
 from record import record
 
 from l0bayes.inference import Target, evaluate, fit
-from l0bayes.inference.job import Job
-from l0bayes.inference.train_options import TrainOptions
+from l0bayes.inference.command_line.job import Job
+from l0bayes.inference.command_line.train_options import TrainOptions
 
 TARGETS: dict[str, list[tuple[Target, ...]]] = {
     "lenet5": [

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from zoo_models import SEED, build, images, set_statistics
 
 from l0bayes import SparseModule, sparsify
-from l0bayes.compacted import compact_network
-from l0bayes.inference.timing import interleaved
-from l0bayes.masked import masked_forward
+from l0bayes.inference.system.timing import interleaved
 from l0bayes.posterior.cost import cost
 from l0bayes.structure import GateGroup, Slice
+from l0bayes.subnetwork.compacted import compact_network
+from l0bayes.subnetwork.masked import masked_forward
 
 _ROUNDS = 3
 _BATCH = 4

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from l0bayes.errors import L0BayesError
-from l0bayes.inference.report import summary_lines
-from l0bayes.inference.train import train
-from l0bayes.inference.train_options import TrainOptions
+from l0bayes.inference.command_line.report import summary_lines
+from l0bayes.inference.command_line.train import train
+from l0bayes.inference.command_line.train_options import TrainOptions
 
 
 def main(args: Sequence[str] | None = None) -> int:

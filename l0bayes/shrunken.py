@@ -9,11 +9,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from l0bayes.layers.widths import attributes
 from l0bayes.sparse_module import SparseModule
 from l0bayes.structure import GateGroup, Product, Slice, Structure, join_name
 from l0bayes.structure.names import by_owner
-from l0bayes.subnetwork import CHANNELS_LAST, Selector, tensor_of
-from l0bayes.widths import attributes
+from l0bayes.subnetwork.selection import CHANNELS_LAST, Selector, tensor_of
 
 Cuts = tuple[tuple[int, Tensor], ...]
 Positions = Mapping[str, Cuts]

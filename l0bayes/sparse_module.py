@@ -12,20 +12,20 @@ from pyro.nn import pyro_method
 from torch import Tensor, nn
 from torch.distributions import Beta
 
+from l0bayes.code_cost.expected_cost import ExpectedCost
+from l0bayes.code_cost.live_cost import Amount, LiveCost
+from l0bayes.code_cost.normal_slab import NormalSlab, standard_deviations
+from l0bayes.code_cost.running_account import RunningAccount
+from l0bayes.code_cost.slab import PointSlab, Slab
 from l0bayes.distributions import HardConcrete, JointL0Prior, L0Prior, SpikeAndSlabPrior
 from l0bayes.errors import DataError
-from l0bayes.expected_cost import ExpectedCost
 from l0bayes.gate_options import GateOptions
-from l0bayes.live_cost import Amount, LiveCost
-from l0bayes.noisy_weights import Noise, drawn
-from l0bayes.normal_slab import NormalSlab, standard_deviations
 from l0bayes.owned_module import OwnedModule
-from l0bayes.running import run_subnetwork
-from l0bayes.running_account import RunningAccount
-from l0bayes.slab import PointSlab, Slab
 from l0bayes.structure import GateGroup, Structure
 from l0bayes.structure.names import layer_of
-from l0bayes.subnetwork import Selector, tensor_of
+from l0bayes.subnetwork.noisy_weights import Noise, drawn
+from l0bayes.subnetwork.running import run_subnetwork
+from l0bayes.subnetwork.selection import Selector, tensor_of
 
 SlabName = Literal["point", "normal"]
 
@@ -112,7 +112,7 @@ class SparseModule(OwnedModule):
             self._slab = PointSlab(structure, self._slab_scale)
 
     def live_cost(self, of: Amount = "parameters", layers: str = "*") -> LiveCost:
-        """What the gates leave of the network, see :class:`~l0bayes.live_cost.LiveCost`; tables are built once."""
+        """What the gates leave, see :class:`~l0bayes.code_cost.live_cost.LiveCost`; tables are built once."""
         key = of, layers
         if key not in self._live:
             self._live[key] = LiveCost(self.structure, of, layers)

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.distributions import Beta
 
 from l0bayes.checks import check_inputs
-from l0bayes.compacted import compact_network
 from l0bayes.errors import DataError, StructureError
 from l0bayes.gate_options import COSTS, GateOptions, match_layers, named_costs, read_options
-from l0bayes.noisy_weights import read_once
 from l0bayes.sparse_module import SlabName, SparseModule, sparse_modules
 from l0bayes.structure import Finder, Request, Roles, Structure, as_arguments
 from l0bayes.structure.names import layer_of
-from l0bayes.trial import keep_the_input_in_sight, leave_out_what_differs, refuse_recomputation
+from l0bayes.subnetwork.compacted import compact_network
+from l0bayes.subnetwork.equivalence import keep_the_input_in_sight, leave_out_what_differs, refuse_recomputation
+from l0bayes.subnetwork.noisy_weights import read_once
 
 _PAPER = 0.1  # nats per parameter: λ = 0.1/N on the mean loss (§4.1)
 

@@ -31,8 +31,8 @@ from torch import nn
 
 from l0bayes import compact, gate_table, sparsify
 from l0bayes.inference import HardConcreteGuide, Target, TensorBatches, evaluate, fit, load, predict, save
-from l0bayes.inference.data import load_data
-from l0bayes.inference.timing import interleaved
+from l0bayes.inference.data.datasets import load_data
+from l0bayes.inference.system.timing import interleaved
 from l0bayes.models import Classifier
 from l0bayes.posterior import cost
 from l0bayes.posterior.pictures import plot_gate_probabilities, plot_training, plot_training_cost

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from l0bayes.code_cost.live_cost import Amount
 from l0bayes.evaluating import evaluating
-from l0bayes.live_cost import Amount
 from l0bayes.sparsify import find_sparse
 
 

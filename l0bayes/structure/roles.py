@@ -13,7 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.utils._pytree import tree_map_only
 
 from l0bayes.errors import StructureError
-from l0bayes.fewer_heads import supports
+from l0bayes.layers.fewer_heads import supports
 from l0bayes.structure.flow import Flow
 from l0bayes.structure.names import as_arguments, join_name, layer_of, named_twice
 

@@ -10,10 +10,10 @@ from torch.distributions import Bernoulli, kl_divergence
 from torch.nn.functional import logsigmoid
 
 from l0bayes import HardConcrete
+from l0bayes.code_cost.expected_cost import ExpectedCost
+from l0bayes.code_cost.running_account import RunningAccount
 from l0bayes.distributions import JointL0Prior
 from l0bayes.errors import PathwiseGradientError
-from l0bayes.expected_cost import ExpectedCost
-from l0bayes.running_account import RunningAccount
 from l0bayes.structure import GateGroup, Slice, Structure
 
 SIZES = {"columns": 3, "rows": 2, "readers": 2}

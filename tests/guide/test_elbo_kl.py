@@ -9,7 +9,7 @@ from pyro.infer import TraceMeanField_ELBO
 from torch.nn.functional import cross_entropy
 
 from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide
-from l0bayes.masked import masked_forward
+from l0bayes.subnetwork.masked import masked_forward
 
 ELBOS = pytest.mark.parametrize("elbo", [TraceMeanField_ELBO, ClosedFormKL_ELBO])
 FAN_OUT = dict(zip(("fc1.input", "fc2.input", "fc3.input"), SIZES[1:], strict=True))

@@ -9,8 +9,8 @@ import torch
 from toy_problem import Surprise, blobs, pair
 
 from l0bayes.inference import TensorBatches, fit
-from l0bayes.inference.files import write_tensors
-from l0bayes.inference.processes import Processes, join_processes
+from l0bayes.inference.storage.files import write_tensors
+from l0bayes.inference.system.processes import Processes, join_processes
 
 EPOCHS = 6
 

@@ -11,7 +11,7 @@ from toy_problem import blobs, loader, pair
 
 from l0bayes import HardConcrete, L0Prior, SpikeAndSlabPrior
 from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, fit
-from l0bayes.inference.antithetic import Antithetic
+from l0bayes.inference.objective.antithetic import Antithetic
 
 GATES = 4
 

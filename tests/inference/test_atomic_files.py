@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from l0bayes.inference.files import read_tensors, write_bytes, write_tensors
+from l0bayes.inference.storage.files import read_tensors, write_bytes, write_tensors
 
 
 def fail(*_args, **_kwargs):

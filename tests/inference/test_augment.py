@@ -5,7 +5,7 @@ import torch
 from toy_problem import blobs
 
 from l0bayes.inference import TensorBatches
-from l0bayes.inference.augment import shifted
+from l0bayes.inference.data.augment import shifted
 
 
 @pytest.mark.parametrize("shape", [(200, 1, 5, 6), (200, 3, 5, 6), (200, 5, 6)])

@@ -9,8 +9,8 @@ from PIL import Image
 
 from l0bayes.errors import DataError
 from l0bayes.inference.cli import main
-from l0bayes.inference.color_images import standardised
-from l0bayes.inference.data import load_data
+from l0bayes.inference.data.color_images import standardised
+from l0bayes.inference.data.datasets import load_data
 
 ROWS, SIZE = 20, (12, 10)
 
@@ -84,7 +84,7 @@ def test_cifar_that_is_not_there(name, tmp_path):
 
 def test_a_wide_resnet_from_the_command_line(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "l0bayes.inference.train.interleaved", lambda _calls: type("", (), {"ratio": {"compacted": 1.0}})
+        "l0bayes.inference.command_line.train.interleaved", lambda _calls: type("", (), {"ratio": {"compacted": 1.0}})
     )
     options = {"data": "folder", "data-dir": folder, "network": "wrn", "depth": 10, "epochs": 2, "batch-size": 12}
     options |= {"optimizer": "sgd", "lr": 0.1, "schedule": "steps", "shift": 1, "flip": "true", "gates": "unit"}

@@ -12,9 +12,9 @@ from torch import nn
 from l0bayes import gate_table, sparsify
 from l0bayes.inference import HardConcreteGuide, load, predict
 from l0bayes.inference.cli import main
-from l0bayes.inference.data import load_data
-from l0bayes.inference.files import read_tensors
-from l0bayes.inference.train import layer_sizes
+from l0bayes.inference.command_line.train import layer_sizes
+from l0bayes.inference.data.datasets import load_data
+from l0bayes.inference.storage.files import read_tensors
 from l0bayes.models import MLP, Classifier
 
 HIDDEN = (16, 8)

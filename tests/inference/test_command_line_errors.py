@@ -8,9 +8,10 @@ from functools import partial
 import pandas as pd
 import pytest
 
-from l0bayes.inference import TensorBatches, timing
-from l0bayes.inference import train as train_module
+from l0bayes.inference import TensorBatches
 from l0bayes.inference.cli import main
+from l0bayes.inference.command_line import train as train_module
+from l0bayes.inference.system import timing
 
 SMALL = ["train", "--data", "digits", "--hidden", "[4]", "--epochs", "1", "--progress", "false"]
 

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from torch.distributions import Beta, MultivariateNormal, kl_divergence
 
-from l0bayes.inference.coordinate_ascent import coordinate_ascent, distinct
+from l0bayes.inference.regression.coordinate_ascent import coordinate_ascent, distinct
 from l0bayes.models import SpikeSlabRegression, exact_posterior
 from l0bayes.models.collapsed import collapsed
 

@@ -6,7 +6,7 @@ from toy_problem import assert_equal_states, blobs, loader, pair, state
 
 from l0bayes.errors import DivergenceError
 from l0bayes.inference import HardConcreteGuide, fit
-from l0bayes.inference.files import read_tensors
+from l0bayes.inference.storage.files import read_tensors
 from l0bayes.models import MLP, Classifier
 
 KILLING = {"epochs": 60, "gate_lr": 0.3, "progress": False}

@@ -8,8 +8,8 @@ import pytest
 from toy_problem import Surprise, assert_equal_checkpoints, assert_equal_states, loader, pair, state
 
 from l0bayes.inference import FitOptions, HardConcreteGuide, evaluate, fit
-from l0bayes.inference.early_stop import all_epochs, drawn_epochs
-from l0bayes.inference.run import Run
+from l0bayes.inference.training.early_stop import all_epochs, drawn_epochs
+from l0bayes.inference.training.run import Run
 from l0bayes.models import MLP, Classifier
 
 ERRORS = [0.5, 0.4, 0.4, 0.3, 0.35, 0.3, 0.3, 0.2, 0.1, 0.0]
@@ -19,7 +19,7 @@ ERRORS = [0.5, 0.4, 0.4, 0.3, 0.35, 0.3, 0.3, 0.2, 0.1, 0.0]
 def errors(monkeypatch):
     """Validation errors that are given, one an epoch."""
     left = []
-    monkeypatch.setattr(importlib.import_module("l0bayes.inference.fit"), "evaluate", lambda *_: left.pop(0))
+    monkeypatch.setattr(importlib.import_module("l0bayes.inference.training.fit"), "evaluate", lambda *_: left.pop(0))
     return left
 
 

@@ -20,7 +20,7 @@ from toy_problem import (
 
 from l0bayes import compact
 from l0bayes.inference import evaluate, fit, predict
-from l0bayes.inference.objective import Objective
+from l0bayes.inference.objective.loss import Objective
 
 EPOCHS, TUNED, STEPS = 3, 3, 3
 

@@ -9,7 +9,7 @@ from toy_problem import blobs, loader, pair
 from l0bayes import sparsify
 from l0bayes.errors import DataError, DivergenceError
 from l0bayes.inference import HardConcreteGuide, fit
-from l0bayes.inference.files import read_tensors
+from l0bayes.inference.storage.files import read_tensors
 from l0bayes.models import MLP, Regressor
 
 pyros_warning = pytest.mark.filterwarnings("ignore:Encountered NaN. loss:UserWarning")

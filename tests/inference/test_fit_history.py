@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from toy_problem import ROWS, SIZES, blobs, loader, pair
 
 from l0bayes.inference import TensorBatches, fit
-from l0bayes.masked import masked_forward
+from l0bayes.subnetwork.masked import masked_forward
 
 CODE_COST = 0.1
 ALL_GATED = (6 * 5 + 5) + (5 * 4 + 4) + 4 * 3  # of SIZES = 6, 5, 4, 3; biases of the output have no gates

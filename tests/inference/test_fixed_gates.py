@@ -11,8 +11,8 @@ from toy_problem import ROWS, blobs, pair
 
 from l0bayes import SpikeAndSlabPrior
 from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, predict
-from l0bayes.inference.fixed_gates import FixedGates
-from l0bayes.inference.objective import Objective
+from l0bayes.inference.objective.fixed_gates import FixedGates
+from l0bayes.inference.objective.loss import Objective
 
 
 def mixed_pair(**options):

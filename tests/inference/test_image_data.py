@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from l0bayes.errors import DataError
-from l0bayes.inference import data as data_module
-from l0bayes.inference.data import load_data, read_idx
+from l0bayes.inference.data import datasets as data_module
+from l0bayes.inference.data.datasets import load_data, read_idx
 
 SHAPE = (5, 4, 3)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from l0bayes.inference.bernoulli_mixture import BernoulliMixture
-from l0bayes.inference.importance import WeightedGates, importance_sample, joined
+from l0bayes.inference.regression.bernoulli_mixture import BernoulliMixture
+from l0bayes.inference.regression.importance import WeightedGates, importance_sample, joined
 from l0bayes.models import SpikeSlabRegression, exact_posterior
 from l0bayes.models.collapsed import collapsed
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from l0bayes.inference.interrupt import deferred_interrupt
+from l0bayes.inference.system.interrupt import deferred_interrupt
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from toy_problem import assert_equal_checkpoints
 
 from l0bayes.inference.cli import main
-from l0bayes.inference.files import read_tensors
+from l0bayes.inference.storage.files import read_tensors
 
 EPOCHS = 40
 

@@ -11,7 +11,7 @@ from toy_problem import Surprise, assert_equal_states, blobs, loader, pair, stat
 
 from l0bayes import L0Prior
 from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, fit
-from l0bayes.inference.objective import Objective
+from l0bayes.inference.objective.loss import Objective
 
 STEPS = 3  # an epoch
 

@@ -26,10 +26,10 @@ from l0bayes.inference import (
     fit,
     shrink,
 )
-from l0bayes.inference.averaged_buffers import AveragedBuffers
-from l0bayes.inference.files import read_tensors
-from l0bayes.inference.moving_average import MovingAverage
-from l0bayes.inference.optimizers import build_optimizer
+from l0bayes.inference.storage.files import read_tensors
+from l0bayes.inference.training.averaged_buffers import AveragedBuffers
+from l0bayes.inference.training.moving_average import MovingAverage
+from l0bayes.inference.training.optimizers import build_optimizer
 from l0bayes.models import Classifier, SpikeSlabRegression
 
 

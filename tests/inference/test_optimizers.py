@@ -8,7 +8,7 @@ from torch import nn
 from toy_problem import ROWS, assert_equal_states, blobs, loader, pair, state
 
 from l0bayes.inference import ClosedFormKL_ELBO, FitOptions, HardConcreteGuide, fit, shrink
-from l0bayes.inference.optimizers import Together, build_optimizer
+from l0bayes.inference.training.optimizers import Together, build_optimizer
 from l0bayes.models import Classifier
 
 

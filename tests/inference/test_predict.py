@@ -8,8 +8,8 @@ from torch import nn
 from l0bayes import compact, sparsify
 from l0bayes.errors import DataError, StructureError
 from l0bayes.inference import HardConcreteGuide, predict
-from l0bayes.masked import masked_forward
 from l0bayes.models import MLP, Classifier
+from l0bayes.subnetwork.masked import masked_forward
 
 RULES = ["paper", "median", "mean"]
 

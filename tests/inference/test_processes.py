@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from l0bayes.inference import TensorBatches
-from l0bayes.inference.files import read_tensors
-from l0bayes.inference.processes import Processes
+from l0bayes.inference.storage.files import read_tensors
+from l0bayes.inference.system.processes import Processes
 
 SCRIPT = Path(joint_run.__file__)
 

@@ -6,8 +6,8 @@ from torch.distributions import Categorical
 
 from l0bayes import compact, sparsify
 from l0bayes.inference import HardConcreteGuide, Target, TensorBatches, fit
-from l0bayes.inference.settling import settle
-from l0bayes.inference.target import TOLERANCE, Budget
+from l0bayes.inference.size.rounding import settle
+from l0bayes.inference.size.target import TOLERANCE, Budget
 from l0bayes.models import MLP, Classifier
 from l0bayes.posterior.cost import cost
 

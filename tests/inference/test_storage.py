@@ -12,8 +12,8 @@ from torch import nn
 from l0bayes import HardConcrete, compact, gate_table, sparsify
 from l0bayes.errors import FileFormatError
 from l0bayes.inference import HardConcreteGuide, load, predict, save
+from l0bayes.layers.select_inputs import SelectLinear
 from l0bayes.models import MLP
-from l0bayes.select_inputs import SelectLinear
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 GATES = pytest.mark.parametrize("gates", ["input", "unit", {"fc2": "input"}], ids=str)

@@ -9,7 +9,7 @@ from toy_problem import ROWS, loader, pair
 
 from l0bayes.errors import DataError
 from l0bayes.inference import Target, fit
-from l0bayes.inference.target import Budget
+from l0bayes.inference.size.target import Budget
 
 # -- what may be asked for -------------------------------------------------------------------------------------------
 

@@ -13,9 +13,9 @@ from toy_problem import Surprise, assert_equal_checkpoints, assert_equal_states,
 from l0bayes import compact, sparsify
 from l0bayes.errors import FileFormatError
 from l0bayes.inference import FitOptions, HardConcreteGuide, Target, TensorBatches, evaluate, fit
-from l0bayes.inference.files import read_tensors
-from l0bayes.inference.fit import _budgets
-from l0bayes.inference.target import Budget
+from l0bayes.inference.size.target import Budget
+from l0bayes.inference.storage.files import read_tensors
+from l0bayes.inference.training.fit import _budgets
 from l0bayes.models import MLP, Classifier
 from l0bayes.posterior.cost import cost
 
@@ -158,7 +158,7 @@ def clock(monkeypatch):
         calls.append((sizes, [call() for call in functions.values()]))
         return SimpleNamespace(ratio={name: 0.2 + 0.8 * size / sizes["full"] for name, size in sizes.items()})
 
-    monkeypatch.setattr("l0bayes.inference.target.interleaved", timed)
+    monkeypatch.setattr("l0bayes.inference.size.target.interleaved", timed)
     return calls
 
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from l0bayes.inference.timing import interleaved
+from l0bayes.inference.system.timing import interleaved
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from l0bayes import sparsify
 from l0bayes.inference import HardConcreteGuide, TensorBatches
-from l0bayes.inference.files import read_tensors
+from l0bayes.inference.storage.files import read_tensors
 from l0bayes.models import MLP, Classifier
 
 SIZES = (6, 5, 4, 3)

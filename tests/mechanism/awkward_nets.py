@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
 from l0bayes import sparsify
-from l0bayes.compacted import compact_network
+from l0bayes.subnetwork.compacted import compact_network
 
 
 class Layers(nn.Module):

@@ -1,7 +1,8 @@
 """The oracle of the mechanism: masked = subnetwork = compacted, for any network and any gates.
 
-Beside :func:`l0bayes.masked.masked_forward` there is a second definition that knows nothing of the library's tables:
-forward pre-hooks that multiply what enters a layer by gates, laid out by hand (``READERS`` in ``exact_examples``).
+Beside :func:`l0bayes.subnetwork.masked.masked_forward` there is a second definition that knows nothing of the library's
+tables: forward pre-hooks that multiply what enters a layer by gates, laid out by hand (``READERS`` in
+``exact_examples``).
 """
 
 import copy
@@ -14,11 +15,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from l0bayes import HardConcrete, SparseModule, sparsify
-from l0bayes.compacted import compact_network
 from l0bayes.inference import HardConcreteGuide
-from l0bayes.masked import masked_forward
-from l0bayes.running import run_subnetwork
-from l0bayes.subnetwork import Selector
+from l0bayes.subnetwork.compacted import compact_network
+from l0bayes.subnetwork.masked import masked_forward
+from l0bayes.subnetwork.running import run_subnetwork
+from l0bayes.subnetwork.selection import Selector
 
 Gates = dict[str, Tensor]
 

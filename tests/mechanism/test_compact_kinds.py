@@ -12,9 +12,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from l0bayes import compact, sparsify
-from l0bayes.compacted import compact_network, resize
-from l0bayes.fewer_heads import FewerHeads
 from l0bayes.inference import predict
+from l0bayes.layers.fewer_heads import FewerHeads
+from l0bayes.subnetwork.compacted import compact_network, resize
 
 KINDS = pytest.mark.parametrize("kind", EXAMPLES)
 

@@ -10,7 +10,7 @@ from subnetwork_oracle import assert_same, assert_same_step, library, masked, ra
 from torch import nn
 
 from l0bayes import sparsify
-from l0bayes.compacted import compact_network
+from l0bayes.subnetwork.compacted import compact_network
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}

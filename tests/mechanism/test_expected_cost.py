@@ -6,12 +6,13 @@ import pytest
 import torch
 from cost_oracle import EXAMPLES, STREAM, X, every_pattern, living, mean, mlp, random_costs, random_probs, stream
 
-from l0bayes import expected_cost, sparsify
-from l0bayes.compacted import compact_network
+from l0bayes import sparsify
+from l0bayes.code_cost import expected_cost
+from l0bayes.code_cost.expected_cost import ExpectedCost
 from l0bayes.errors import StructureError
-from l0bayes.expected_cost import ExpectedCost
 from l0bayes.models import MLP
 from l0bayes.structure import GateGroup, Slice, Structure
+from l0bayes.subnetwork.compacted import compact_network
 
 each_example = pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
 

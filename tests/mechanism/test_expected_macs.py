@@ -6,11 +6,11 @@ from cost_oracle import EXAMPLES, IMAGES, X, conv, every_pattern, linear, mean, 
 from torch import nn
 
 from l0bayes import compact, sparsify
-from l0bayes.compacted import compact_network
-from l0bayes.expected_cost import ExpectedCost
+from l0bayes.code_cost.expected_cost import ExpectedCost
 from l0bayes.inference import HardConcreteGuide
 from l0bayes.models import MLP, LeNet5
 from l0bayes.posterior.cost import cost, expected_macs
+from l0bayes.subnetwork.compacted import compact_network
 
 SEQUENCES = torch.ones(3, 5, 4, dtype=torch.float64)
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from l0bayes.fewer_heads import FewerHeads, supports
+from l0bayes.layers.fewer_heads import FewerHeads, supports
 
 E, H, D = 12, 4, 3
 N, L, S = 3, 5, 7

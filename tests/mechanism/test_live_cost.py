@@ -6,8 +6,8 @@ from cost_oracle import EXAMPLES, every_pattern, mean, mlp, random_probs
 from torch import nn
 
 from l0bayes import compact, sparsify
+from l0bayes.code_cost.live_cost import LiveCost
 from l0bayes.inference import HardConcreteGuide
-from l0bayes.live_cost import LiveCost
 from l0bayes.models import MLP, LeNet5, WideResNet
 from l0bayes.posterior.cost import cost
 

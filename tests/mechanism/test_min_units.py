@@ -7,10 +7,10 @@ from subnetwork_oracle import assert_same, constant_gates, masked, subnetwork
 from torch import nn
 
 from l0bayes import compact, gate_table, sparsify
-from l0bayes.compacted import compact_network
 from l0bayes.errors import StructureError
 from l0bayes.inference import HardConcreteGuide, predict
 from l0bayes.models import MLP, Classifier, WideResNet
+from l0bayes.subnetwork.compacted import compact_network
 
 RULES = pytest.mark.parametrize("rule", ["paper", "median"])
 X = torch.randn(5, 7, generator=torch.Generator().manual_seed(3))

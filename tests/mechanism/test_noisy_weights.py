@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from l0bayes import sparsify
 from l0bayes.models import MLP, LeNet5
-from l0bayes.noisy_weights import Noise, NoisyWeights, read_once
+from l0bayes.subnetwork.noisy_weights import Noise, NoisyWeights, read_once
 
 
 def layer(inputs=5, outputs=3):

@@ -9,9 +9,9 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from l0bayes import sparsify
+from l0bayes.code_cost.normal_slab import NormalSlab
 from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, parameter_groups, shrink
 from l0bayes.models import MLP, Classifier
-from l0bayes.normal_slab import NormalSlab
 from l0bayes.structure.groups import along
 
 

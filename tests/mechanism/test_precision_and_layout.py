@@ -9,9 +9,9 @@ from subnetwork_oracle import assert_same, gradients, library, loss_of, masked, 
 from torch import nn
 
 from l0bayes import sparsify
-from l0bayes.compacted import compact_network
-from l0bayes.running import run_subnetwork
-from l0bayes.subnetwork import Selector
+from l0bayes.subnetwork.compacted import compact_network
+from l0bayes.subnetwork.running import run_subnetwork
+from l0bayes.subnetwork.selection import Selector
 
 KINDS = pytest.mark.parametrize("kind", EXAMPLES)
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from l0bayes import compact, sparsify
-from l0bayes.compacted import compact_network
 from l0bayes.inference import predict
 from l0bayes.models import MLP
+from l0bayes.subnetwork.compacted import compact_network
 
 KINDS = pytest.mark.parametrize("kind", EXAMPLES)
 

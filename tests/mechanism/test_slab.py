@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from l0bayes import sparsify
+from l0bayes.code_cost.slab import PointSlab
 from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, TensorBatches, fit
 from l0bayes.models import MLP, Classifier
-from l0bayes.slab import PointSlab
 
 
 class Tied(nn.Module):

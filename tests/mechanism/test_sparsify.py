@@ -10,9 +10,9 @@ from torch import nn
 from l0bayes import L0Prior, SpikeAndSlabPrior, sparsify
 from l0bayes.distributions import JointL0Prior
 from l0bayes.errors import StructureError
-from l0bayes.masked import masked_forward
 from l0bayes.models import MLP, Classifier
 from l0bayes.sparsify import find_sparse
+from l0bayes.subnetwork.masked import masked_forward
 
 X = torch.zeros(2, 6)
 

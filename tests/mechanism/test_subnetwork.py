@@ -21,8 +21,8 @@ from torch.nn.functional import cross_entropy
 
 from l0bayes import sparsify
 from l0bayes.models import MLP
-from l0bayes.running import run_subnetwork
-from l0bayes.subnetwork import Selector
+from l0bayes.subnetwork.running import run_subnetwork
+from l0bayes.subnetwork.selection import Selector
 
 SIZES = (7, 6, 5, 4)
 

@@ -6,8 +6,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from l0bayes import sparsify
-from l0bayes.masked import masked_forward
 from l0bayes.models import MLP, LeNet5, WideResNet
+from l0bayes.subnetwork.masked import masked_forward
 
 BATCH = 8
 SIZES = (20, 30, 10, 5)

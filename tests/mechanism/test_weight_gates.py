@@ -18,10 +18,10 @@ from torch import nn
 from torch.func import functional_call
 
 from l0bayes import compact, gate_table, sparsify
-from l0bayes.compacted import compact_network
 from l0bayes.inference import predict
 from l0bayes.models import MLP
-from l0bayes.subnetwork import Selector
+from l0bayes.subnetwork.compacted import compact_network
+from l0bayes.subnetwork.selection import Selector
 
 KINDS = {
     "mlp": "weight",

@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from posterior_guides import classifier
 
 from l0bayes import gate_table
-from l0bayes.inference.report import write_report
+from l0bayes.inference.command_line.report import write_report
 from l0bayes.posterior.pictures import (
     gates_figure,
     plot_frontier,

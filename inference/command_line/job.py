@@ -1,0 +1,91 @@
+"""What a training job is about: its data, its networks with their guides, its batches."""
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from l0bayes.inference.command_line.train_options import TrainOptions
+from l0bayes.inference.data.augment import shifted
+from l0bayes.inference.data.batches import TensorBatches
+from l0bayes.inference.data.datasets import Split, load_data
+from l0bayes.inference.guide.hard_concrete_guide import HardConcreteGuide
+from l0bayes.inference.system.processes import Processes
+from l0bayes.models import MLP, Classifier, LeNet5, WideResNet
+from l0bayes.sparsify import sparsify
+
+_LENET = (28, 28)
+
+
+class Job:
+    """Makes data and networks as options ask for.
+
+    Args:
+        options: what to train, on what, and how.
+
+    Attributes:
+        data: training, validation and test part, in the shape that the network takes.
+
+    Raises:
+        DataError: if the data are missing or corrupt.
+        ValueError: if data and network do not go together.
+    """
+
+    def __init__(self, options: TrainOptions) -> None:
+        self.options = options
+        data = load_data(options.data, options.data_dir, download=options.download)
+        if options.network == "wrn" and data.train.x[0].dim() != 3:  # noqa: PLR2004
+            raise ValueError(f"network: wrn takes coloured images; {options.data} are grey. Use lenet5 or mlp")
+        if options.network == "lenet5" and data.image_shape != _LENET:
+            size = " × ".join(map(str, data.image_shape))
+            raise ValueError(f"network: lenet5 takes images of 28 × 28; those of {options.data} have {size}. Use mlp")
+        self.data = data if options.network == "mlp" else data.with_channels()
+
+    def build(self, *, gated: bool) -> tuple[Classifier, HardConcreteGuide]:
+        """A new network with its likelihood, and its guide; both kinds start from the same weights."""
+        o, data = self.options, self.data
+        torch.manual_seed(o.seed)
+        net = self._network()
+        if gated:
+            net = sparsify(
+                net,
+                data.train.x[:2],
+                o.asked_code_cost,
+                o.asked_gates,
+                cost=o.cost,
+                inclusion=o.asked_inclusion,
+                expected_open=o.expected_open,
+                slab=o.slab,
+                slab_scale=o.slab_scale,
+                num_data=len(data.train),
+            )
+        model = Classifier(net, num_data=len(data.train)).to(_device(o.device))
+        return model, HardConcreteGuide(model, init_open=o.init_open)
+
+    def _network(self) -> nn.Module:
+        o, data = self.options, self.data
+        if o.network == "wrn":
+            return WideResNet(o.depth, o.width, data.classes, o.dropout)
+        if o.network == "lenet5":
+            return LeNet5(data.classes, data.train.x.shape[1], o.dropout)
+        return MLP(data.features, *o.hidden, data.classes, dropout=o.dropout)
+
+    def batches(self, split: Split, batch_size: int = 4096, *, shuffle: bool = False) -> TensorBatches:
+        """A part of the data on the device; in training (``shuffle``) augmented, and one process's share of it."""
+        o = self.options
+        x, y = split.x.to(o.device), split.y.to(o.device)
+        if not shuffle:
+            return TensorBatches(x, y, batch_size)
+        processes = Processes()
+        augment = partial(shifted, pixels=o.shift, flip=o.flip) if o.shift or o.flip else None
+        shard = (processes.rank, processes.size)
+        return TensorBatches(x, y, batch_size, shuffle=True, augment=augment, shard=shard)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros((), device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {name!r} is not to be had here ({str(error).splitlines()[0]}). Use cpu") from error
+    return device

@@ -1,0 +1,144 @@
+"""Options of ``l0bayes train``: what is trained, on what, and how."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from torch.distributions import Beta
+
+from l0bayes.inference.data.datasets import DataName
+from l0bayes.inference.size.target import Target, TargetOf
+from l0bayes.inference.training.fit_options import FitOptions
+from l0bayes.sparse_module import SlabName
+
+NetworkName = Literal["mlp", "lenet5", "wrn"]
+GatesName = Literal["unit", "input", "paper"]
+CostName = Literal["parameters", "macs", "paper"]
+
+# Options that a resumed run may have otherwise.
+MAY_CHANGE = {"data_dir", "download", "out", "epochs", "device", "progress", "tensorboard"}
+_CODE_COST = 0.03  # chosen on the validation part of the digits
+_PAPER_GATES: dict[str, Any] = {
+    "mlp": "input",
+    "lenet5": {"conv*": "unit", "fc*": "input"},
+    "wrn": {"stage*.conv1": "unit"},
+}
+
+
+@dataclass(frozen=True)
+class TrainOptions(FitOptions):
+    """Options of ``l0bayes train``; those of :class:`~l0bayes.inference.FitOptions`, and these.
+
+    Attributes:
+        data: ``digits`` (bundled with scikit-learn), ``mnist``, ``cifar10``, ``cifar100``, or a ``folder`` of images.
+        data_dir: folder that holds ``MNIST/raw``, or what torchvision keeps of CIFAR, or ``train`` and ``test``.
+        download: whether data may be downloaded.
+        out: folder for the results; an interrupted run in it is resumed.
+        network: ``mlp``, ``lenet5`` (for 28 × 28 images), or ``wrn``, a Wide ResNet (for coloured ones).
+        depth: layers of a Wide ResNet, 6n + 4.
+        width: its width factor.
+        dropout: of hidden features, of the inputs of LeNet-5's last layer, or within the blocks of a Wide ResNet.
+        hidden: units of the hidden layers of an MLP.
+        compare: whether to train the dense network too, in the same way.
+        gates: ``unit``, ``input``, or as in the ``paper``: filters of convolutions, inputs of linear layers; of a Wide
+            ResNet the first convolution of each block. Or, layer by layer, a mapping from patterns of layers to words
+            or options, as :func:`~l0bayes.sparsify` takes it.
+        code_cost: λ, nats per parameter, or per what ``cost`` says; ``aic`` or ``bic``. None: 0.03, or 0 with a target
+            or normal weights.
+        cost: what is paid for: ``parameters`` or ``macs`` that are alive, or, as in the ``paper``, each gate its own.
+        target_parameters: share of the parameters to keep; the code cost then follows from it, on top of the one given.
+        target_macs: share of the multiply-accumulates to keep, likewise.
+        target_latency: share of the measured time of a forward pass to keep, likewise.
+        inclusion: prior probability of an open gate, or two numbers a and b for one with a Beta(a, b) prior, of each
+            layer its own; none is the paper's objective.
+        expected_open: the same as the number of gates of each layer that are open on average.
+        slab: ``point`` weights, or ``normal`` ones: the full spike-and-slab posterior.
+        slab_scale: standard deviation of a normal prior of the weights that are there; learned if they are normal and
+            none is given.
+        init_open: P(z ≠ 0) at the start; 0.8, or what ``gates`` says.
+        epochs: passes over the data.
+        lr: learning rate of the weights.
+        batch_size: images a step.
+        shift: in training, each image is moved by up to so many pixels, at random.
+        flip: in training, every other image is mirrored, at random.
+        seed: of weights, order of data and gates.
+        device: where to train, such as ``cpu`` or ``cuda``.
+        progress: whether to show progress bars.
+        tensorboard: whether to write the history for TensorBoard too, to ``out/events``; needs the extra.
+    """
+
+    data: DataName = "digits"
+    data_dir: str = "data"
+    download: bool = False
+    out: str = "out/train"
+    network: NetworkName = "mlp"
+    hidden: list[int] = field(default_factory=lambda: [300, 100])
+    depth: int = 16
+    width: int = 1
+    dropout: float = 0.0
+    compare: bool = True
+    gates: GatesName | dict[str, Any] = "paper"
+    code_cost: float | str | None = None
+    cost: CostName = "parameters"
+    target_parameters: float | None = None
+    target_macs: float | None = None
+    target_latency: float | None = None
+    inclusion: float | list[float] | None = None
+    expected_open: float | None = None
+    slab: SlabName = "point"
+    slab_scale: float | None = None
+    init_open: float | None = None
+    epochs: int = 300
+    lr: float = 3e-3
+    batch_size: int = 64
+    shift: int = 0
+    flip: bool = False
+    seed: int = 0
+    device: str = "cpu"
+    progress: bool = True
+    tensorboard: bool = False
+
+    def fit_options(self, *, gated: bool) -> FitOptions:
+        """How the gated network is trained; or the dense one, for as many epochs in the same way."""
+        options = FitOptions(**{known.name: getattr(self, known.name) for known in fields(FitOptions)})
+        if gated:
+            return options
+        epochs = self.epochs + self.fine_tune
+        return options.changed(epochs=epochs, fine_tune=0, shrink_below=None, num_particles=1, antithetic=False)
+
+    @property
+    def asked_gates(self) -> Any:
+        """The gates as ``sparsify`` takes them."""
+        return _PAPER_GATES[self.network] if self.gates == "paper" else self.gates
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.inclusion, list) and (len(self.inclusion) != 2 or not min(self.inclusion) > 0):  # noqa: PLR2004
+            raise ValueError(f"inclusion: a Beta prior takes two numbers > 0; got {self.inclusion}")
+        if self.shift < 0:
+            raise ValueError(f"shift must be at least 0; got {self.shift}")
+        words = [("network", NetworkName)] + [("gates", GatesName)] * isinstance(self.gates, str)
+        for name, known in words:
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(known))}; got {getattr(self, name)!r}")
+
+    @property
+    def asked_inclusion(self) -> float | Beta | None:
+        """The prior probability of an open gate as ``sparsify`` takes it."""
+        if isinstance(self.inclusion, list):
+            a, b = self.inclusion
+            return Beta(a, b)
+        return self.inclusion
+
+    @property
+    def asked_code_cost(self) -> float | str:
+        """The code cost, with its default."""
+        if self.code_cost is not None:
+            return self.code_cost
+        return 0.0 if self.targets or self.slab == "normal" else _CODE_COST
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """What is to be left of the network."""
+        return tuple(
+            Target(share, of) for of in get_args(TargetOf) if (share := getattr(self, f"target_{of}")) is not None
+        )

@@ -1,0 +1,1 @@
+"""The ELBO whose KLs are all closed, and the loss of one training step."""

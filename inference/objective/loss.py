@@ -1,0 +1,55 @@
+"""The loss of one batch: the negative ELBO, with what a run may change of it."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from l0bayes.inference.objective.fixed_gates import FixedGates
+
+
+class Objective(nn.Module):
+    """The negative ELBO of model and guide on a batch, in nats over the data set.
+
+    Args:
+        elbo: the ELBO.
+        model: a Pyro model that is a module.
+        guide: its guide.
+        bf16: whether to run in bfloat16 autocast.
+
+    Attributes:
+        kl_weight: what the KL is multiplied by.
+        fixed_gates: gate values that take the place of draws, by site name.
+        penalties: what is added to the loss, each from a call.
+        negative_elbo: of the last batch, without penalties.
+    """
+
+    def __init__(self, elbo: ELBO, model: nn.Module, guide: nn.Module, *, bf16: bool = False) -> None:
+        super().__init__()
+        self.elbo: Any = elbo  # Pyro types differentiable_loss nowhere
+        self.model = model
+        self.guide = guide
+        self.bf16 = bf16
+        self.kl_weight = 1.0
+        self.fixed_gates: dict[str, Tensor] | None = None
+        self.penalties: tuple[Any, ...] = ()
+        self.negative_elbo = float("nan")
+
+    def forward(self, *batch: Any) -> Tensor:
+        """The loss with its penalties, a scalar; its gradient is the one to train with."""
+        model: Any = self.model
+        guide: Any = self.guide
+        if self.fixed_gates is not None:
+            model, guide = (FixedGates(self.fixed_gates)(it) for it in (model, guide))
+        if self.kl_weight != 1:  # of the guide, where the ELBO looks for it
+            guide = poutine.scale(guide, scale=self.kl_weight)
+        with ExitStack() as stack:
+            if self.bf16:
+                device = next(self.parameters()).device.type
+                stack.enter_context(torch.autocast(device, torch.bfloat16))
+            loss: Tensor = self.elbo.differentiable_loss(model, guide, *batch)
+        self.negative_elbo = loss.item()
+        return loss + sum(penalty() for penalty in self.penalties) if self.penalties else loss

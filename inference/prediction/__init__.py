@@ -1,0 +1,1 @@
+"""Outputs and errors of networks with gates."""

@@ -1,0 +1,1 @@
+"""Posterior inclusion probabilities of regressions."""

@@ -1,0 +1,1 @@
+"""What is written to disk: saved networks and guides, checkpoints, histories."""

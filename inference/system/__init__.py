@@ -1,0 +1,1 @@
+"""The machine: several processes, interrupts, clocks."""

@@ -1,0 +1,218 @@
+"""Training: one ELBO, torch optimizers, checkpoints that a killed run resumes from."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyro
+import torch
+from pyro.infer import ELBO
+from pyro.infer.autoguide import AutoGuide
+from torch import nn
+from tqdm import tqdm
+
+from l0bayes.inference.data.loader_order import own_generators
+from l0bayes.inference.objective.elbo import ClosedFormKL_ELBO
+from l0bayes.inference.objective.loss import Objective
+from l0bayes.inference.prediction.evaluate import evaluate, is_gated
+from l0bayes.inference.size.target import TOLERANCE, Budget, Target
+from l0bayes.inference.storage.history import history_path
+from l0bayes.inference.storage.tensorboard import Log, tensorboard_log
+from l0bayes.inference.system.interrupt import deferred_interrupt
+from l0bayes.inference.training.fit_options import FitOptions
+from l0bayes.inference.training.optimizers import build_optimizer
+from l0bayes.inference.training.parameter_groups import name_gates
+from l0bayes.inference.training.run import Run
+from l0bayes.inference.training.step_batches import Batches
+from l0bayes.inference.training.validation import (
+    check_kinds,
+    check_optimizer,
+    check_options,
+    first_batch,
+    see_first_batch,
+)
+from l0bayes.models.likelihood import Likelihood
+from l0bayes.posterior.cost import expected_l0, expected_macs, open_l0
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run measured.
+
+    Attributes:
+        history: a row an epoch: ``epoch``, ``elbo`` (nats over the data set, mean of the epoch's steps; with the KL as
+            ``kl_warmup`` weighs it then, and without the gates' in fine-tuning, where they are fixed),
+            ``seconds`` of training and ``steps``, and where they apply ``expected_l0`` and ``open_l0``
+            (gated parameters alive in expectation, and in the test-time network), ``expected_macs`` (gated ones),
+            ``open_gates`` (of the test-time gates), ``share`` (of the first target that the test-time network has),
+            ``multiplier`` (of that target, in nats) and ``validation_error``.
+        checkpoint: the checkpoint of the last epoch, if one was asked for.
+        reached: target to the share that the test-time network has.
+        settled: gates that were opened or closed at the end, nearest to their threshold, so that targets are met; see
+            :mod:`l0bayes.inference.size.rounding`.
+    """
+
+    history: pd.DataFrame
+    checkpoint: Path | None
+    reached: dict[Target, float]
+    settled: int = 0
+
+
+def fit(
+    model: nn.Module,
+    guide: AutoGuide,
+    train_loader: Batches,
+    *,
+    validation_loader: Batches | None = None,
+    checkpoint: str | Path | None = None,
+    history: str | Path | None = None,
+    tensorboard: str | Path | None = None,
+    target: Target | Sequence[Target] = (),
+    optimizer: torch.optim.Optimizer | str | None = None,
+    elbo: ELBO | None = None,
+    progress: bool = True,
+    options: FitOptions | None = None,
+    **changes: Any,
+) -> FitResult:
+    """Maximises the ELBO of model and guide, in place.
+
+    Args:
+        model: a Pyro model that is a module, called with the batches of the loader.
+        guide: its guide.
+        train_loader: an iterable of batches, each a tuple of the model's arguments: a
+            :class:`~l0bayes.inference.TensorBatches` or any data loader. Seed torch before the call for a
+            reproducible order of data and draws of gates. Torch generators of the loader's own are resumed too, and
+            samplers that want to know the epoch (``DistributedSampler``) are told.
+        validation_loader: batches on which to report the error after each epoch.
+        checkpoint: a file written after every epoch and on Ctrl-C. If it exists, the run goes on from there, as
+            if it had never stopped.
+        history: a ``.csv`` or ``.json`` file, into which the history is written after every epoch.
+        tensorboard: a folder for the history as TensorBoard reads it; needs the extra ``tensorboard``.
+        target: what is to be left of the network, instead of (or on top of) a code cost; one or several.
+        optimizer: a torch optimizer over all parameters of model and guide, instead of those that the options make.
+        elbo: the ELBO; :class:`~l0bayes.inference.ClosedFormKL_ELBO` if ``None``. A model with sites that have no
+            closed-form KL needs ``TraceMeanField_ELBO``.
+        progress: whether to show a progress bar.
+        options: how to train.
+        changes: any of the :class:`~l0bayes.inference.FitOptions` by name, such as ``epochs=30, lr=1e-3``.
+
+    Returns:
+        The history, where the checkpoint is, and how near the targets are. Where one was missed there is a warning.
+
+    Raises:
+        TypeError: if an option is unknown.
+        ValueError: if an argument is out of range, or a target impossible.
+        OSError: if a file cannot be written; what was written before it is still there.
+        DataError: if the loader is empty or its data do not suit the model.
+        DivergenceError: if the loss stops being finite, or no gate is open any more.
+        FileFormatError: if the checkpoint is damaged or belongs to another run.
+        KeyboardInterrupt: on Ctrl-C, after the step in progress; its message says where the checkpoint is.
+    """
+    if isinstance(optimizer, str):
+        changes["optimizer"], optimizer = optimizer, None
+    asked = (options or FitOptions()).changed(**changes)
+    targets = tuple(target) if isinstance(target, Sequence) else (target,)
+    check_kinds(model, guide, train_loader, targets)
+    check_options(model, train_loader, validation_loader, asked, targets=bool(targets), own_elbo=elbo is not None)
+    history_path(history)
+    with pyro.get_param_store().scope(), deferred_interrupt() as interruption:
+        elbo = elbo or ClosedFormKL_ELBO(num_particles=asked.num_particles, antithetic=asked.antithetic)
+        objective = Objective(elbo, model, guide, bf16=asked.bf16)
+        see_first_batch(guide, train_loader)
+        if asked.channels_last:
+            model.to(memory_format=torch.channels_last)
+        num_data = int(getattr(model, "num_data", 1))
+        if optimizer is not None:
+            check_optimizer(optimizer, objective, asked)
+        if optimizer is not None and (asked.ema is not None or asked.schedule != "constant"):
+            name_gates(optimizer, objective)
+        run = Run(
+            objective,
+            optimizer or build_optimizer(objective, asked, num_data),
+            asked,
+            checkpoint=None if checkpoint is None else Path(checkpoint),
+            history=history_path(history),
+            interruption=interruption,
+            budgets=_budgets(targets, model, guide, train_loader, asked),
+            num_data=num_data,
+            generators=own_generators(train_loader),
+        )
+        run.resume()
+        log = tensorboard_log(tensorboard if run.processes.first else None, run.progress.epoch)
+        _train(run, train_loader, validation_loader, asked, log, progress=progress)
+        if run.average is not None:
+            run.average.swap()
+        run.restore_rates()
+        run.settle()
+        reached = {budget.target: budget.reached() for budget in run.budgets}
+    _warn_of_missed(run.budgets, reached)
+    return FitResult(pd.DataFrame(run.progress.history), run.checkpoint, reached, run.progress.settled)
+
+
+def _budgets(targets: Sequence[Target], model: Any, guide: Any, loader: Any, options: FitOptions) -> tuple[Budget, ...]:
+    updates = math.ceil(len(loader) / options.accumulate) * options.epochs if targets else 0
+    example = first_batch(loader)[0] if any(target.of == "latency" for target in targets) else None
+    shared: dict[str, Any] = {"num_data": int(model.num_data) if targets else 1, "updates": updates, "example": example}
+    budgets = [Budget(target, model, guide, **shared) for target in targets]
+    for one in budgets:
+        one.alone = not one.others(budgets)
+    return tuple(budgets)
+
+
+def _train(
+    run: Run, loader: Batches, validation_loader: Batches | None, options: FitOptions, log: Log, *, progress: bool
+) -> None:
+    with tqdm(
+        total=run.last_epoch, initial=run.progress.epoch, unit="epoch", disable=not (progress and run.processes.first)
+    ) as bar:
+        while run.progress.epoch < run.last_epoch:
+            row = run.train_epoch(loader)
+            run.check_alive()
+            with nullcontext() if run.average is None else run.average.in_place():
+                row |= _measure(run, validation_loader)
+            if options.shrink_below is not None:
+                run.shrink(options.shrink_below)
+            run.finish_epoch(row, log)
+            bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k not in ("seconds", "steps")})
+            bar.update()
+
+
+@torch.no_grad()
+def _measure(run: Run, validation_loader: Batches | None) -> dict[str, float]:
+    model, guide = run.model, run.guide
+    row = {}
+    if is_gated(model):
+        row["expected_l0"] = expected_l0(model, guide)
+        row["open_l0"] = open_l0(model, guide)
+        row["expected_macs"] = expected_macs(model, guide)
+        row["open_gates"] = float(sum(int((z != 0).sum()) for z in guide.point().values()))
+    for budget in run.budgets:
+        budget.measure()
+    for budget in run.budgets[:1]:
+        row |= {"share": budget.reached(), "multiplier": budget.multiplier}
+    if validation_loader is not None and isinstance(model, Likelihood):
+        row["validation_error"] = evaluate(model, guide, validation_loader)
+    return row
+
+
+def _warn_of_missed(budgets: Sequence[Budget], reached: dict[Target, float]) -> None:
+    for budget in budgets:
+        target, share = budget.target, reached[budget.target]
+        decided = any(reached[other.target] > (1 - TOLERANCE) * other.target.share for other in budget.others(budgets))
+        if share < target.share and decided:
+            continue  # it is met, by a narrower target on the same layers
+        if abs(share / target.share - 1) > TOLERANCE:
+            warnings.warn(
+                f"target: {target} was not reached: it is {share:.3g}. "
+                + (
+                    "Train longer, raise gate_lr, or ask for less"
+                    if share > target.share
+                    else "Longer runs overshoot less; with several targets the narrower one decides"
+                ),
+                stacklevel=3,
+            )

@@ -1,0 +1,122 @@
+"""What a run of training refuses at the door."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
+from torch import nn
+
+from l0bayes.errors import DataError
+from l0bayes.evaluating import evaluating
+from l0bayes.inference.data.loader_order import own_generators
+from l0bayes.inference.prediction.evaluate import is_gated
+from l0bayes.inference.size.target import Target
+from l0bayes.inference.storage.checkpoint import random_state, set_random_state
+from l0bayes.inference.training.fit_options import FitOptions
+from l0bayes.models.likelihood import Likelihood
+
+
+def check_kinds(model: Any, guide: Any, loader: Any, targets: Sequence[Any]) -> None:
+    """Raises where an argument of ``fit`` is not the kind of thing it should be."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a module, such as Classifier or a PyroModule; got {type(model).__name__}")
+    if not hasattr(loader, "__iter__") or isinstance(loader, Iterator):
+        raise DataError(
+            f"train_loader must be something to iterate over once an epoch, such as TensorBatches or a list of "
+            f"batches; got {type(loader).__name__}"
+        )
+    if is_gated(model) and not hasattr(guide, "gates"):
+        raise TypeError(
+            f"guide must be a HardConcreteGuide for a model with a sparse network; got {type(guide).__name__}"
+        )
+    for target in targets:
+        if not isinstance(target, Target):
+            raise TypeError(f"target must be a Target, such as Target(0.1); got {target!r}")
+
+
+def check_options(
+    model: Any, loader: Any, validation: Any, options: FitOptions, *, targets: bool, own_elbo: bool
+) -> None:
+    """Raises where options of ``fit`` ask for what model, loaders or ELBO do not have."""
+    if own_elbo and (options.antithetic or options.num_particles > 1):
+        raise ValueError("antithetic and num_particles are options of the default ELBO; give them to elbo itself")
+    if options.shrink_below is not None and not is_gated(model):
+        raise ValueError(f"shrink_below={options.shrink_below} needs a network made by sparsify; the model has none")
+    if options.patience is not None and (validation is None or not isinstance(model, Likelihood)):
+        raise ValueError("patience needs a validation_loader, and a model such as Classifier that knows an error")
+    if (options.fine_tune or targets) and not is_gated(model):
+        raise ValueError("fine_tune and target need a network made by sparsify; the model has none")
+    if (options.kl_warmup or targets) and length(loader) is None:
+        raise DataError("train_loader must have a length for kl_warmup and target, which go by the share of a run done")
+
+
+def check_optimizer(optimizer: Any, objective: nn.Module, options: FitOptions) -> None:
+    """Raises unless a user's own optimizer trains all there is, by its own settings alone."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer, adam or sgd; got {type(optimizer).__name__}")
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    left = [name for name, value in objective.named_parameters() if value.requires_grad and id(value) not in known]
+    if left:
+        raise ValueError(
+            f"optimizer leaves out {', '.join(left[:3])}{' and others' if len(left) > 3 else ''}. Build it on "  # noqa: PLR2004
+            "parameter_groups(nn.ModuleList([model, guide])); what is to stay as it is has requires_grad_(False)"
+        )
+    usual = FitOptions()
+    for name in ("lr", "gate_lr", "weight_decay", "momentum"):
+        if (value := getattr(options, name)) != getattr(usual, name):
+            raise ValueError(f"{name}={value} is not for an optimizer of one's own; set it there")
+
+
+def length(loader: Any) -> int | None:
+    """How many batches an epoch has, if the loader knows."""
+    try:
+        return len(loader)
+    except TypeError:  # a stream of data has none, whatever methods its loader has
+        return None
+
+
+def first_batch(loader: Iterable[Any]) -> Any:
+    """The first batch, without changing the random state.
+
+    Raises:
+        DataError: if there is none.
+    """
+    own = own_generators(loader)
+    state = random_state(own)
+    batch = next(iter(loader), None)
+    set_random_state(state, own)
+    if batch is None:
+        raise DataError("train_loader is empty; give it at least one batch")
+    return batch
+
+
+def see_first_batch(guide: Any, loader: Iterable[Any]) -> None:
+    """Creates the parameters of a guide that needs data to know the model's sites."""
+    waits = isinstance(guide, AutoGuide) and guide.prototype_trace is None
+    if not waits or any(True for _ in guide.parameters()):  # a loaded state brings parameters before the data
+        return
+    batch, state = first_batch(loader), random_state()
+    with torch.no_grad():
+        guide(*batch)
+    set_random_state(state)
+
+
+def check_batch(objective: Any, batch: Any) -> None:
+    """Runs model and guide once, to find what could never be trained; nothing is changed by it."""
+    if not isinstance(batch, (tuple, list)):
+        raise DataError(f"train_loader must give tuples of the model's arguments; got a {type(batch).__name__}")
+    state = random_state()
+    with evaluating(objective), poutine.trace(param_only=True) as capture:
+        trace = poutine.trace(objective.guide).get_trace(*batch)
+        poutine.replay(objective.model, trace=trace)(*batch)
+    set_random_state(state)
+    known = {id(parameter) for parameter in objective.parameters()}
+    for name, site in capture.trace.nodes.items():
+        value: Any = site["value"]
+        if id(value.unconstrained()) not in known:
+            raise ValueError(
+                f"model: parameter {name!r} belongs to Pyro's global store and not to model or guide, so fit cannot "
+                "train it. Make it a PyroParam or nn.Parameter of the module, or train with SVI"
+            )
