@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from l0bayes.layers.widths import attributes
 from l0bayes.sparse_module import SparseModule
-from l0bayes.structure import GateGroup, Product, Slice, Structure, join_name
+from l0bayes.structure import GateGroup, Slice, Structure, join_name
 from l0bayes.structure.names import by_owner
 from l0bayes.subnetwork.selection import CHANNELS_LAST, Selector, tensor_of
 
@@ -119,5 +119,5 @@ def _narrowed(structure: Structure, positions: Positions, left: Mapping[str, Ten
         for dim, keep in positions[name]:
             shape[dim] = len(keep)
         shapes[name] = torch.Size(shape)
-    products = tuple(Product(p.group, p.macs[left[p.group]] if p.group else p.macs) for p in structure.products)
+    products = tuple(replace(p, macs=p.macs[left[p.group]]) if p.group else p for p in structure.products)
     return replace(structure, groups=tuple(groups), shapes=shapes, products=products)

@@ -169,15 +169,21 @@ class Finder:
         return GateGroup(join_name(layer, "weight"), layer, size, (part,), torch.ones(size, dtype=torch.int64), minimum)
 
     def _work(self, groups: list[GateGroup], taken: Taken) -> tuple[Mapping[str, float], tuple[Product, ...]]:
-        """Multiply-accumulates per input: of each element of a weight, and of features with features."""
-        macs = {name: number / self._roles.rows for name, number in self._roles.macs.items()}
-        sums = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in groups} | {"": torch.zeros(1)}
-        for labels, each in self._roles.products:
+        """Multiply-accumulates per input: of each element of a weight, and of what is no product with a weight."""
+        rows = self._roles.rows
+        gated = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in groups}
+        ungated = {layer: number / rows for layer, number in self._roles.other_macs.items()}
+        for labels, each, layer in self._roles.products:
             numbers, counts = self._roles.classes.of(labels).unique(return_counts=True)
             for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-                name, gate = taken.get(number, ("", 0))
-                sums[name][gate] += count * each / self._roles.rows
-        return macs, tuple(Product(name, total) for name, total in sums.items() if total.any())
+                if number in taken:
+                    name, gate = taken[number]
+                    gated[name][gate] += count * each / rows
+                else:
+                    ungated[layer] = ungated.get(layer, 0.0) + count * each / rows
+        products = [Product(group.name, gated[group.name], group.layer) for group in groups if gated[group.name].any()]
+        products += [Product("", torch.tensor([macs], dtype=torch.float64), layer) for layer, macs in ungated.items()]
+        return {name: number / rows for name, number in self._roles.macs.items()}, tuple(products)
 
 
 def _check_minimum(minimum: int, layer: str, size: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 _Value = TypeVar("_Value")
 
@@ -33,6 +33,11 @@ def by_owner(values: Mapping[str, _Value]) -> dict[str, dict[str, _Value]]:
 def as_arguments(example_input: Any) -> tuple[Any, ...]:
     """An example input as the arguments of the network: one, or those of a tuple."""
     return example_input if isinstance(example_input, tuple) else (example_input,)
+
+
+def rows_of(inputs: tuple[Any, ...]) -> int:
+    """Number of rows of a network's arguments: of the first tensor that has any."""
+    return next((len(value) for value in inputs if isinstance(value, Tensor) and value.dim()), 1)
 
 
 def named_twice(net: nn.Module) -> Mapping[str, tuple[str, ...]]:

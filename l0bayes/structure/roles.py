@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_map_only
 from l0bayes.errors import StructureError
 from l0bayes.layers.fewer_heads import supports
 from l0bayes.structure.flow import Flow
-from l0bayes.structure.names import as_arguments, join_name, layer_of, named_twice
+from l0bayes.structure.multiplications import unfused_attention
+from l0bayes.structure.names import as_arguments, join_name, layer_of, named_twice, rows_of
 
 _GATED = (nn.Linear, _ConvNd, nn.Embedding, nn.MultiheadAttention)
 
@@ -43,13 +44,14 @@ class Roles:
         makers: class to the axes of the weights that make it.
         readers: class to the axes of the weights that read it.
         macs: multiply-accumulates of each weight on the example.
-        products: those of features with features: their labels, and how many each.
+        products: those without a weight: labels of the results, how many each, and in which module.
+        other_macs: module to those whose features no rule knows.
     """
 
     def __init__(self, net: nn.Module, example_input: Any) -> None:
         self.net = _copied(net).cpu()
         inputs = tree_map_only(Tensor, Tensor.cpu, as_arguments(example_input))
-        self.rows = next((len(value) for value in inputs if isinstance(value, Tensor) and value.dim()), 1)
+        self.rows = rows_of(inputs)
         flow = Flow(self.net)
         self.modules = dict(self.net.named_modules())
         self._run(flow, inputs)
@@ -74,13 +76,12 @@ class Roles:
         self.readers = self._who(reads=True)
 
     def _run(self, flow: Flow, inputs: tuple[Any, ...]) -> None:
-        fast_attention = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)  # it would be one operation, of which nothing can be seen
         try:
-            with torch.random.fork_rng(devices=()):
+            with unfused_attention(), torch.random.fork_rng(devices=()):
                 self.net.eval()
                 flow.run(inputs)
-                self.macs, self.products = dict(flow.labelling.macs), list(flow.labelling.products)
+                seen = flow.labelling
+                self.macs, self.products, self.other_macs = dict(seen.macs), [*seen.products], dict(seen.other_macs)
                 self._trains(flow, inputs)
         except StructureError:
             raise
@@ -89,8 +90,6 @@ class Roles:
                 f"example_input: {type(self.net).__name__} does not run on it ({error}). Pass an input of the shape "
                 "and type the network takes, with a batch dimension"
             ) from error
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast_attention)
 
     def _refuse_other_ways(self, sized_by_data: str | None) -> None:
         """How many rows a mask leaves may decide which layers run: then those that did not are another course."""
