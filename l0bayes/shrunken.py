@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from l0bayes.compat import save_with_state
 from l0bayes.layers.widths import attributes
 from l0bayes.sparse_module import SparseModule
 from l0bayes.structure import GateGroup, Slice, Structure, join_name
@@ -57,7 +58,7 @@ def remove_units(sparse: SparseModule, stay: Mapping[str, Tensor]) -> tuple[Repl
         for attribute, value in own.items():
             name = join_name(path, attribute)
             old, new = tensor_of(net, name), value
-            module._non_persistent_buffers_set.discard(attribute)  # noqa: SLF001 (as in compacted)
+            save_with_state(module, attribute)  # a fresh network has it at full size
             if isinstance(old, nn.Parameter):
                 new = nn.Parameter(value, requires_grad=old.requires_grad)
                 replaced.append((old, new, positions[name]))

@@ -1,9 +1,9 @@
 """A network whose features pass through gates."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import pyro
 import pyro.distributions as dist
@@ -17,6 +17,7 @@ from l0bayes.code_cost.live_cost import Amount, LiveCost
 from l0bayes.code_cost.normal_slab import NormalSlab, standard_deviations
 from l0bayes.code_cost.running_account import RunningAccount
 from l0bayes.code_cost.slab import PointSlab, Slab
+from l0bayes.compat import FollowsDevice
 from l0bayes.distributions import HardConcrete, JointL0Prior, L0Prior, SpikeAndSlabPrior
 from l0bayes.errors import DataError
 from l0bayes.gate_options import GateOptions
@@ -33,7 +34,7 @@ SlabName = Literal["point", "normal"]
 _NARROW_BELOW = 0.7
 
 
-class SparseModule(OwnedModule):
+class SparseModule(OwnedModule, FollowsDevice):
     """A network whose features pass through gates, each group of gates a Pyro site.
 
     Called inside a guide-replayed model it draws the gates once and runs only the subnetwork they select. Made by
@@ -140,12 +141,9 @@ class SparseModule(OwnedModule):
         """Group name to P(z ≠ 0) at the start, as asked for."""
         return {group.name: self._options[group.layer].init_open for group in self.groups}
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Self:
-        """Notes the device that the module moves to."""
-        parent: Any = super()
-        parent._apply(fn, *args, **kwargs)  # noqa: SLF001 (where nn.Module moves things)
+    def moved(self) -> None:
+        """Notes the device that the module has moved to."""
         self._device = next(self.child("net").parameters()).device
-        return self
 
     # -- the gates -------------------------------------------------------------------------------------------------
 

@@ -56,8 +56,8 @@ class _Edge:
         groups = find_sparse(model).groups
         ours = [group.name for group in groups if group.layer in budget.layers]
         ours = ours or [g.name for g in groups if any(layer_of(part.tensor) in budget.layers for part in g.slices)]
-        self._parameters = [guide.parameter(f"log_alpha.{name}") for name in ours]
-        self._as_trained = torch.cat([parameter.detach().clone() for parameter in self._parameters])
+        self._log_alphas = [guide.parameter(f"log_alpha.{name}") for name in ours]
+        self._as_trained = torch.cat([parameter.detach().clone() for parameter in self._log_alphas])
         self._order = self._as_trained.argsort(descending=True, stable=True)
         gate = guide.gates()[ours[0]]
         at_zero = float(torch.log(-gate.gamma / gate.zeta).flatten()[0])
@@ -91,7 +91,7 @@ class _Edge:
         opened, closed = self._order[:number], self._order[number:]
         values[opened] = values[opened].clamp(min=self._open_from + _MARGIN)
         values[closed] = values[closed].clamp(max=self._closed_to - _MARGIN)
-        for parameter, value in zip(self._parameters, values.split([len(p) for p in self._parameters]), strict=True):
+        for parameter, value in zip(self._log_alphas, values.split([len(p) for p in self._log_alphas]), strict=True):
             parameter.copy_(value)
         for one in self._sharing:
             one.measure()

@@ -110,7 +110,7 @@ class Budget:
         self.target = target
         self.multiplier = 0.0
         self.alone = True
-        self._model, self._guide, self._example = model, guide, example
+        self._around, self._guide, self._example = model, guide, example
         self._step = self._RISE * num_data / max(1.0, self._SHARE_OF_RUN * updates)
         self._of: Amount = "parameters" if target.of == "parameters" else "macs"
         self._sparse = find_sparse(model)
@@ -179,7 +179,7 @@ class Budget:
         """Times the finished network against the full one, for ``"latency"``."""
         if self._full is None or self._example is None:
             return
-        nets = {"full": self._full, "compact": compact(self._model, self._guide)}
+        nets = {"full": self._full, "compact": compact(self._around, self._guide)}
         calls = {name: partial(net.to(self._example.device), self._example) for name, net in nets.items()}
         latency = Processes().of_first(interleaved(calls, rounds=9).ratio["compact"])
         self._since = 0

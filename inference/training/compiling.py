@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from l0bayes.compat import compiled_call, set_compiled_call
 from l0bayes.inference.prediction.evaluate import is_gated
 from l0bayes.models.likelihood import Likelihood
 from l0bayes.sparsify import find_sparse
@@ -44,14 +45,14 @@ class Compiled:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Compiles at the first call, and again only if the network has changed."""
-        net: Any = self._net
+        net = self._net
         if self._call is None:
             net.compile()
-            self._call = net._compiled_call_impl  # noqa: SLF001 (torch can compile in place, and not undo it)
-        net._compiled_call_impl = self._call  # noqa: SLF001
+            self._call = compiled_call(net)
+        set_compiled_call(net, self._call)
         try:
             with warnings.catch_warnings():  # the compiler looks at the .grad of the selected tensors, which have none
                 warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
                 yield
         finally:
-            net._compiled_call_impl = None  # noqa: SLF001
+            set_compiled_call(net, None)

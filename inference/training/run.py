@@ -80,14 +80,14 @@ class Run:
         self.guide: Any = objective.guide
         self._num_data = num_data
         self._generators = generators
-        self._modules: dict[str, nn.Module] = {"model": self.model, "guide": self.guide}
+        self._stored: dict[str, nn.Module] = {"model": self.model, "guide": self.guide}
         self._checked = False
         self._steps = 1  # an epoch, as far as the loader knows
         self._rates = [group["lr"] for group in optimizer.param_groups]
         self.average: MovingAverage | None = None
         if options.ema is not None:
             self._averaged = AveragedBuffers(self.model, options.ema)
-            self._modules["averaged"] = self._averaged
+            self._stored["averaged"] = self._averaged
             self.average = MovingAverage(optimizer, options.ema, self._averaged)
         self._compiled = Compiled(self.model) if options.compile else None
         self.checkpoint = checkpoint
@@ -101,7 +101,7 @@ class Run:
         if self.checkpoint is None or not self.checkpoint.exists():
             return
         self.progress = load_checkpoint(
-            self.checkpoint, self._modules, self._optimizer, self._as_it_was, self._generators
+            self.checkpoint, self._stored, self._optimizer, self._as_it_was, self._generators
         )
         for budget, multiplier in zip(self.budgets, self.progress.multipliers, strict=True):
             budget.multiplier = multiplier
@@ -150,7 +150,7 @@ class Run:
         try:
             if self.checkpoint is not None:
                 with self._rates_as_given():
-                    save_checkpoint(self.checkpoint, self._modules, self._optimizer, self.progress, self._generators)
+                    save_checkpoint(self.checkpoint, self._stored, self._optimizer, self.progress, self._generators)
             if self._history is not None:
                 write_history(self._history, self.progress.history)
         except OSError as error:

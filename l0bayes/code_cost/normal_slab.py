@@ -34,7 +34,7 @@ def standard_deviations(net: nn.Module) -> nn.Module:
         *path, last = name.split(".")
         module = holder
         for part in path:
-            if part not in module._modules:  # noqa: SLF001 (hasattr would find methods)
+            if part not in dict(module.named_children()):  # hasattr would find methods
                 module.add_module(part, nn.Module())
             module = module.get_submodule(part)
         module.register_parameter(last, nn.Parameter(torch.full_like(weight, (_START * typical).log().item()).to(wide)))

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from l0bayes.compat import tree_leaves, tree_map_tensors
 from l0bayes.structure.call import Call, freeze, labels_of
 from l0bayes.structure.labelling import Labelling
 
@@ -33,7 +33,7 @@ def move(flow: Labelling, call: Call) -> None:
     else:
         if call.name in ("cat", "stack"):
             _join(flow, call)
-        result = call.func(*tree_map_only(Tensor, flow.known, call.args), **call.kwargs)
+        result = call.func(*tree_map_tensors(flow.known, call.args), **call.kwargs)
     for tensor, labels in zip(tree_leaves(call.out), tree_leaves(result), strict=True):
         flow.label(tensor, labels)
 

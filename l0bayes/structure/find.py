@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from l0bayes.errors import StructureError
+from l0bayes.layers.kinds import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 from l0bayes.structure.groups import WORDS, GateGroup, Product, Slice, Structure, Word
 from l0bayes.structure.names import join_name
 from l0bayes.structure.roles import Roles
@@ -138,7 +138,7 @@ class Finder:
             return self._roles.no_axis(layer)
         if shared := self._roles.shared.get(axis[0]):
             return shared
-        plain = isinstance(module, nn.Linear | _ConvNd) and not isinstance(module, _ConvTransposeNd)
+        plain = isinstance(module, (nn.Linear, *CONVOLUTIONS)) and not isinstance(module, TRANSPOSED_CONVOLUTIONS)
         if not plain or "index" in dict(module.named_buffers(recurse=False)):  # type: ignore[union-attr]
             return "its inputs cannot be selected; ask for the units of the layers before it"
         name, size = join_name(layer, "input"), len(self._roles.axes[axis][0])

@@ -4,9 +4,9 @@ import re
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import tree_leaves
 
+from l0bayes.compat import tree_leaves
+from l0bayes.layers.kinds import CONVOLUTIONS
 from l0bayes.structure.call import Call, label_frozen
 from l0bayes.structure.labelling import Labelling, WeightView
 from l0bayes.structure.multiplications import multiply_accumulates
@@ -113,7 +113,7 @@ def _grouped(flow: Labelling, call: Call, view: WeightView, entering: Tensor) ->
     units = flow.features.merge(entering.reshape(groups, -1), [1])
     flow.features.tie(units, leaving.reshape(groups, -1))
     flow.features.tie(units, rows.reshape(groups, -1))
-    if not (isinstance(owner, _ConvNd) and owner.groups == groups and view.name.endswith("weight")):
+    if not (isinstance(owner, CONVOLUTIONS) and owner.groups == groups and view.name.endswith("weight")):
         flow.features.freeze(units, f"the number of groups of the convolution in {flow.where} cannot be changed")
     return leaving
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from l0bayes.compat import TorchDispatchMode
 from l0bayes.structure.call import Call
 
 # Matrix products: the factor along whose last dimension each number of the result is a sum.
@@ -43,7 +43,7 @@ def multiply_accumulates(call: Call) -> int:
     Returns:
         Their number, 0 for operations that are none of the kinds counted.
     """
-    if not call.func._schema.name.startswith("aten::") or "backward" in call.name:  # noqa: SLF001
+    if call.func.namespace != "aten" or "backward" in call.name:
         return 0
     name = call.name.removesuffix("_")
     if name in _SUMS_OVER:

@@ -73,7 +73,7 @@ _PATTERNS = ((layers.SPATIAL, layers.spatial), (_BATCH_NORM, layers.batch_norm),
 
 def follow(flow: Labelling, call: Call) -> None:
     """Gives the results of an operation their labels; the labelling learns what meets what."""
-    if not call.func._schema.name.startswith("aten::"):  # noqa: SLF001
+    if call.func.namespace != "aten":
         freeze(flow, call)
         return
     macs, before = multiply_accumulates(call), flow.counted

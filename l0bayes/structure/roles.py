@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
-from torch.utils._pytree import tree_map_only
 
+from l0bayes.compat import tree_map_tensors
 from l0bayes.errors import StructureError
 from l0bayes.layers.fewer_heads import supports
+from l0bayes.layers.kinds import CONVOLUTIONS
 from l0bayes.structure.flow import Flow
 from l0bayes.structure.multiplications import unfused_attention
 from l0bayes.structure.names import as_arguments, join_name, layer_of, named_twice, rows_of
 
-_GATED = (nn.Linear, _ConvNd, nn.Embedding, nn.MultiheadAttention)
+_GATED = (nn.Linear, *CONVOLUTIONS, nn.Embedding, nn.MultiheadAttention)
 
 Axis = tuple[str, int]  # a parameter's name and one of its dimensions
 
@@ -50,7 +50,7 @@ class Roles:
 
     def __init__(self, net: nn.Module, example_input: Any) -> None:
         self.net = _copied(net).cpu()
-        inputs = tree_map_only(Tensor, Tensor.cpu, as_arguments(example_input))
+        inputs = tree_map_tensors(Tensor.cpu, as_arguments(example_input))
         self.rows = rows_of(inputs)
         flow = Flow(self.net)
         self.modules = dict(self.net.named_modules())

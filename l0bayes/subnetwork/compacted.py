@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from l0bayes.compat import own_modules, own_parameters, save_with_state
 from l0bayes.copying import copied
 from l0bayes.layers.select_inputs import can_select, selecting
 from l0bayes.layers.widths import attributes
@@ -85,13 +86,13 @@ def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> nn.Module:
 
 
 def _reshape(owner: nn.Module, attribute: str, shape: torch.Size) -> None:
-    old = owner._parameters.get(attribute)  # noqa: SLF001 (buffer or parameter?)
+    old = own_parameters(owner).get(attribute)  # None: it is a buffer
     value = tensor_of(owner, attribute).detach()
     # A tensor of its own even where the shape stays: tied ones may differ after selection.
     new = value.clone() if value.shape == shape else value.new_zeros(shape)
     new = laid_out_as(value, new)
     if value.shape != shape:
-        owner._non_persistent_buffers_set.discard(attribute)  # noqa: SLF001 (a fresh network has it at full size)
+        save_with_state(owner, attribute)  # a fresh network has it at full size
     setattr(owner, attribute, new if old is None else nn.Parameter(new, requires_grad=old.requires_grad))
 
 
@@ -100,7 +101,7 @@ def _replace(net: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     if net is old:
         return new
     for parent in list(net.modules()):
-        for name, child in list(parent._modules.items()):  # noqa: SLF001 (named_children leaves out second names)
+        for name, child in list(own_modules(parent).items()):  # named_children leaves out second names
             if child is old:
                 setattr(parent, name, new)
     return net

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from l0bayes.compat import tree_leaves, tree_map_tensors
 from l0bayes.errors import StructureError
+from l0bayes.layers.kinds import DROPOUTS
 from l0bayes.structure import GateGroup, Structure
 from l0bayes.subnetwork.masked import masked_forward
 from l0bayes.subnetwork.running import run_subnetwork
@@ -66,7 +66,7 @@ def refuse_recomputation(net: nn.Module, inputs: tuple[Any, ...]) -> None:
         StructureError: if they do.
     """
     net, again = copy.deepcopy(net).train(), list[str]()
-    given = tree_map_only(Tensor, lambda x: x.clone().requires_grad_() * 1 if x.is_floating_point() else x, inputs)
+    given = tree_map_tensors(lambda x: x.clone().requires_grad_() * 1 if x.is_floating_point() else x, inputs)
     try:
         outputs = tree_leaves(net(*given))
         for name, module in net.named_modules():
@@ -157,7 +157,7 @@ class _NoChance(TorchFunctionMode):
 def _drop_nothing(net: nn.Module) -> None:
     """What is dropped would be something else for another width."""
     for module in net.modules():
-        if isinstance(module, _DropoutNd):
+        if isinstance(module, DROPOUTS):
             module.p = 0.0
         elif isinstance(module, nn.MultiheadAttention):
             module.dropout = 0.0
@@ -208,7 +208,7 @@ class _Trial:
         """Turns to float64, unless the network insists on a dtype."""
         net, inputs = self._net, self._inputs
         self._net = copy.deepcopy(net).double()
-        self._inputs = tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, inputs)
+        self._inputs = tree_map_tensors(lambda x: x.double() if x.is_floating_point() else x, inputs)
         try:
             self._net(*self._given())
         except Exception:  # noqa: BLE001 (whatever it says)
@@ -219,7 +219,7 @@ class _Trial:
         """Whether the output still depends on the input when some groups are closed altogether."""
         device = next(self._net.parameters()).device
         gates = {g.name: torch.full((g.size,), float(g.name not in closed), device=device) for g in groups}
-        others = tree_map_only(Tensor, _another, self._given())
+        others = tree_map_tensors(_another, self._given())
         try:
             with torch.random.fork_rng(devices=()):
                 torch.manual_seed(0)
@@ -232,7 +232,7 @@ class _Trial:
 
     def _given(self) -> tuple[Any, ...]:
         """The inputs, anew for each run: the network may write into them."""
-        given: tuple[Any, ...] = tree_map_only(Tensor, torch.clone, self._inputs)
+        given: tuple[Any, ...] = tree_map_tensors(torch.clone, self._inputs)
         return given
 
     def checks(self) -> Iterator[_Check]:

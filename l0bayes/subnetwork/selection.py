@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0bayes.compat import own_buffers, own_modules, own_parameters
 from l0bayes.structure import GateGroup, Slice
 from l0bayes.subnetwork.noisy_weights import Noise
 
@@ -164,7 +165,7 @@ class Selector:
         self._selects: list[tuple[str, int, tuple[_Part, ...]]] = []
         self._device = torch.device("cpu")
         self._plan(net)
-        self._buffers = frozenset(name for name, _ in net.named_buffers())
+        self._names_of_buffers = frozenset(name for name, _ in net.named_buffers())
 
     def _plan(self, net: nn.Module) -> None:
         places: dict[tuple[str, int], list[tuple[GateGroup, Slice]]] = {}
@@ -215,7 +216,7 @@ class Selector:
         for name, group in self._single.items():
             tensors[name] = _times(_value(net, name, values), gates[group])
         for name, cuts in self._cuts.items():
-            if name in self._buffers:
+            if name in self._names_of_buffers:
                 (cut,) = cuts
                 keep = draw.keep(cut.line)
                 if keep is not None:
@@ -344,7 +345,8 @@ def tensor_of(net: nn.Module, name: str) -> Tensor:
     *path, attribute = name.split(".")
     module: Any = net
     for part in path:
-        module = module._modules[part]  # noqa: SLF001 (the public way takes ten times as long)
-    tensor = module._parameters.get(attribute)  # noqa: SLF001
-    found: Tensor = module._buffers[attribute] if tensor is None else tensor  # noqa: SLF001
-    return found
+        module = own_modules(module)[part]
+    tensor = own_parameters(module).get(attribute)
+    found: Any = own_buffers(module)[attribute] if tensor is None else tensor
+    held: Tensor = found
+    return held
