@@ -26,6 +26,7 @@ from scores import dense_scores, gated_scores
 from torch import Tensor, nn
 
 from l0bayes import compact
+from l0bayes.find_sparse import find_sparse
 from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, save
 from l0bayes.inference.command_line.job import Job
 from l0bayes.inference.command_line.train import history_file, train_one
@@ -35,7 +36,6 @@ from l0bayes.inference.objective.loss import Objective
 from l0bayes.inference.system.timing import interleaved
 from l0bayes.models import Classifier
 from l0bayes.posterior.cost import cost
-from l0bayes.sparsify import find_sparse
 from l0bayes.subnetwork.selection import Selector
 
 _ROWS = 1000  # images a batch of the test part

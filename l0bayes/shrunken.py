@@ -14,20 +14,11 @@ from l0bayes.layers.widths import attributes
 from l0bayes.sparse_module import SparseModule
 from l0bayes.structure import GateGroup, Product, Slice, Structure, join_name
 from l0bayes.structure.names import by_owner
-from l0bayes.subnetwork.selection import CHANNELS_LAST, Selector, tensor_of
+from l0bayes.subnetwork.selection import Selector
+from l0bayes.subnetwork.tensors import Kept, narrow, tensor_of
 
-Cuts = tuple[tuple[int, Tensor], ...]
-Positions = Mapping[str, Cuts]
-Replaced = list[tuple[nn.Parameter, nn.Parameter, Cuts]]
-
-
-def narrow(tensor: Tensor, cuts: Cuts) -> Tensor:
-    """The entries of a tensor at the given indices along the given dimensions, as a tensor of its own."""
-    layout = CHANNELS_LAST.get(tensor.dim(), torch.contiguous_format)
-    kept = tensor.is_contiguous(memory_format=layout) and not tensor.is_contiguous()
-    for dim, keep in cuts:
-        tensor = tensor.index_select(dim, keep.to(tensor.device))
-    return tensor.detach().clone(memory_format=layout if kept else torch.contiguous_format)
+Positions = Mapping[str, Kept]
+Replaced = list[tuple[nn.Parameter, nn.Parameter, Kept]]
 
 
 @torch.no_grad()

@@ -9,8 +9,9 @@ from torch.distributions import Beta
 
 from l0bayes.checks import check_inputs
 from l0bayes.errors import DataError, StructureError
+from l0bayes.find_sparse import find_sparse
 from l0bayes.gate_options import COSTS, GateOptions, match_layers, named_costs, read_options
-from l0bayes.sparse_module import SlabName, SparseModule, sparse_modules
+from l0bayes.sparse_module import SlabName, SparseModule
 from l0bayes.structure import Finder, Request, Roles, Structure, as_arguments
 from l0bayes.structure.names import layer_of
 from l0bayes.subnetwork.compacted import compact_network
@@ -143,20 +144,6 @@ def _refuse_dense(structure: Structure, gates: str | Mapping[str, Any]) -> None:
     for layer, reason in structure.dense.items():
         if not isinstance(gates, str) and layer in gates:
             raise StructureError(f"gates: layer {layer!r} cannot be gated as asked: {reason}")
-
-
-def find_sparse(model: nn.Module) -> SparseModule:
-    """The one sparse module in a model.
-
-    Raises:
-        StructureError: if there is none, or more than one.
-    """
-    found = sparse_modules(model)
-    if len(found) != 1:
-        raise StructureError(
-            f"model must contain exactly one network made by sparsify; {type(model).__name__} has {len(found)}"
-        )
-    return found[0]
 
 
 def compact(model: nn.Module, guide: Any, rule: str = "paper", *, round_to: int = 1) -> nn.Module:

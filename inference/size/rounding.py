@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l0bayes.find_sparse import find_sparse
 from l0bayes.inference.size.target import BAND, Budget
-from l0bayes.sparsify import find_sparse
 from l0bayes.structure.names import layer_of
 
 # Relative distances from which on it is no longer a matter of the last gates: closing what is in use costs more than

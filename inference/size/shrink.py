@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0bayes.find_sparse import find_sparse, sparse_modules
 from l0bayes.inference.guide.hard_concrete_guide import HardConcreteGuide
-from l0bayes.shrunken import Cuts, Replaced, narrow, remove_units
-from l0bayes.sparse_module import SparseModule, sparse_modules
-from l0bayes.sparsify import find_sparse
+from l0bayes.shrunken import Replaced, remove_units
+from l0bayes.sparse_module import SparseModule
+from l0bayes.subnetwork.tensors import Kept, narrow
 
 
 @torch.no_grad()
@@ -155,7 +156,7 @@ def _replace(optimizer: torch.optim.Optimizer, replaced: Replaced) -> None:
             optimizer.state[new] = {key: _part(value, old, cuts) for key, value in optimizer.state.pop(old).items()}
 
 
-def _part(value: Any, old: Tensor, cuts: Cuts) -> Any:
+def _part(value: Any, old: Tensor, cuts: Kept) -> Any:
     """What is left of a moment, along the dimensions it has in full; factored ones have others summed out."""
     if not isinstance(value, Tensor) or value.dim() != old.dim():
         return value

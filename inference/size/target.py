@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from l0bayes.code_cost.live_cost import Amount, LiveCost
 from l0bayes.copying import copied
+from l0bayes.find_sparse import find_sparse
 from l0bayes.inference.system.processes import Processes
 from l0bayes.inference.system.timing import interleaved
-from l0bayes.sparsify import compact, find_sparse
+from l0bayes.sparsify import compact
 from l0bayes.structure.names import layer_of
 
 TargetOf = Literal["parameters", "macs", "latency"]

@@ -16,10 +16,11 @@ from pyro.infer.autoguide import AutoGuide
 from torch import nn
 from tqdm import tqdm
 
-from l0bayes.inference.data.loader_order import own_generators
+from l0bayes.find_sparse import is_gated
+from l0bayes.inference.data.loaders import first_batch, own_generators
 from l0bayes.inference.objective.elbo import ClosedFormKL_ELBO
 from l0bayes.inference.objective.loss import Objective
-from l0bayes.inference.prediction.evaluate import evaluate, is_gated
+from l0bayes.inference.prediction.evaluate import evaluate
 from l0bayes.inference.size.target import TOLERANCE, Budget, Target
 from l0bayes.inference.storage.history import history_path
 from l0bayes.inference.storage.tensorboard import Log, tensorboard_log
@@ -33,7 +34,6 @@ from l0bayes.inference.training.validation import (
     check_kinds,
     check_optimizer,
     check_options,
-    first_batch,
     see_first_batch,
 )
 from l0bayes.models.likelihood import Likelihood

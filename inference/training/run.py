@@ -13,21 +13,22 @@ import torch
 from torch import nn
 
 from l0bayes.errors import DataError
+from l0bayes.find_sparse import find_sparse, is_gated
+from l0bayes.inference.data.loaders import length
 from l0bayes.inference.objective.loss import Objective
-from l0bayes.inference.prediction.evaluate import is_gated
 from l0bayes.inference.size.rounding import settle
 from l0bayes.inference.size.shrink import shrink, shrink_to, units_left
 from l0bayes.inference.size.target import Budget
 from l0bayes.inference.storage.checkpoint import (
     Progress,
     load_checkpoint,
-    random_state,
     save_checkpoint,
 )
 from l0bayes.inference.storage.history import write_history
 from l0bayes.inference.storage.tensorboard import Log
 from l0bayes.inference.system.interrupt import Interruption
 from l0bayes.inference.system.processes import Processes
+from l0bayes.inference.system.random_state import random_state
 from l0bayes.inference.training.averaged_buffers import AveragedBuffers
 from l0bayes.inference.training.compiling import Compiled
 from l0bayes.inference.training.divergence import check_alive, check_finite
@@ -35,8 +36,7 @@ from l0bayes.inference.training.early_stop import all_epochs, drawn_epochs
 from l0bayes.inference.training.fit_options import FitOptions
 from l0bayes.inference.training.moving_average import MovingAverage
 from l0bayes.inference.training.step_batches import Batch, Batches, step_batches
-from l0bayes.inference.training.validation import check_batch, length
-from l0bayes.sparsify import find_sparse
+from l0bayes.inference.training.validation import check_batch
 
 _SETTLED = ("accumulate", "kl_warmup", "clip_norm", "ema", "num_particles", "antithetic", "schedule", "shrink_below")
 

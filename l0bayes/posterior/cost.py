@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from l0bayes.code_cost.live_cost import Amount
 from l0bayes.evaluating import evaluating
-from l0bayes.sparsify import find_sparse
+from l0bayes.find_sparse import find_sparse
 
 
 @dataclass(frozen=True)

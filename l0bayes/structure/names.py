@@ -35,7 +35,7 @@ def as_arguments(example_input: Any) -> tuple[Any, ...]:
     return example_input if isinstance(example_input, tuple) else (example_input,)
 
 
-def named_twice(net: nn.Module) -> Mapping[str, tuple[str, ...]]:
+def shared_parameters(net: nn.Module) -> Mapping[str, tuple[str, ...]]:
     """Parameters that several modules share: each of their names to all of them."""
     names: dict[int, list[str]] = {}
     for path, module in net.named_modules():  # a module under two names is one module, and comes once

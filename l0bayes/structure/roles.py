@@ -15,7 +15,7 @@ from l0bayes.errors import StructureError
 from l0bayes.layers.fewer_heads import supports
 from l0bayes.layers.kinds import CONVOLUTIONS
 from l0bayes.structure.flow import Flow
-from l0bayes.structure.names import as_arguments, join_name, layer_of, named_twice
+from l0bayes.structure.names import as_arguments, join_name, layer_of, shared_parameters
 
 _GATED = (nn.Linear, *CONVOLUTIONS, nn.Embedding, nn.MultiheadAttention)
 
@@ -60,7 +60,7 @@ class Roles:
         self.classes = self._flow.features.classes(torch.cat(read))
         self.shared = {
             name: f"its weight {name!r} is shared with {', '.join(repr(other) for other in names if other != name)}"
-            for name, names in named_twice(self.net).items()
+            for name, names in shared_parameters(self.net).items()
         }
         self._freeze_shared()
         self.axes = {key: (self.classes.of(axis.labels), axis.reads) for key, axis in self._flow.axes.items()}
@@ -209,7 +209,7 @@ class Roles:
         module = self.modules.get(layer)
         if isinstance(module, nn.MultiheadAttention) and not supports(module):
             return _too_special(module)
-        shared = [names for name, names in named_twice(self.net).items() if layer_of(name) == layer]
+        shared = [names for name, names in shared_parameters(self.net).items() if layer_of(name) == layer]
         if shared:
             return f"its weight is shared: {', '.join(map(repr, shared[0]))} are one"
         if layer not in self._called and not isinstance(module, nn.MultiheadAttention):

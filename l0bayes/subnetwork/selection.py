@@ -13,11 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0bayes.compat import own_buffers, own_modules, own_parameters
 from l0bayes.structure import GateGroup, Slice
 from l0bayes.subnetwork.noisy_weights import Noise
-
-CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+from l0bayes.subnetwork.tensors import laid_out_as, tensor_of
 
 
 @dataclass(frozen=True)
@@ -330,23 +328,3 @@ def _cut(gated: Tensor | None, whole: Tensor, cuts: Sequence[_Cut], draw: _Draw)
             behind = tensor.dim() - 1 - cut.dim
             tensor = tensor * (gain.reshape(-1, *(1,) * behind) if behind else gain)
     return None if tensor is whole else tensor
-
-
-def laid_out_as(whole: Tensor, part: Tensor) -> Tensor:
-    """A part of a tensor with its channels last in memory, if the whole has them there: selecting loses that."""
-    layout = CHANNELS_LAST.get(whole.dim())
-    if layout is None or part is whole or whole.is_contiguous() or not whole.is_contiguous(memory_format=layout):
-        return part
-    return part.contiguous(memory_format=layout)
-
-
-def tensor_of(net: nn.Module, name: str) -> Tensor:
-    """A parameter or buffer by its dotted name."""
-    *path, attribute = name.split(".")
-    module: Any = net
-    for part in path:
-        module = own_modules(module)[part]
-    tensor = own_parameters(module).get(attribute)
-    found: Any = own_buffers(module)[attribute] if tensor is None else tensor
-    held: Tensor = found
-    return held

@@ -13,7 +13,7 @@ from toy_problem import assert_equal_states, loader, pair, state
 
 from l0bayes.errors import FileFormatError
 from l0bayes.inference import fit
-from l0bayes.inference.storage.checkpoint import random_state, set_random_state
+from l0bayes.inference.system.random_state import random_state, set_random_state
 
 
 @pytest.fixture
