@@ -28,7 +28,7 @@ class Progress:
         units: for a network that was shrunk, the gates that are left of each group.
         multipliers: those of the targets, in nats.
         settings: what a run that goes on must agree with, by name.
-        settled: gates that were opened or closed at the end of their training, for the targets.
+        rounded: gates that were opened or closed at the end of their training, for the targets.
     """
 
     epoch: int = 0
@@ -39,7 +39,7 @@ class Progress:
     units: dict[str, list[int]] = field(default_factory=dict)
     multipliers: list[float] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
-    settled: int = 0
+    rounded: int = 0
 
 
 def save_checkpoint(
@@ -82,7 +82,7 @@ def save_checkpoint(
         "units": progress.units,
         "multipliers": progress.multipliers,
         "settings": progress.settings,
-        "settled": progress.settled,
+        "rounded": progress.rounded,
         "optimizer": {
             "class": type(optimizer).__qualname__,
             "groups": [
@@ -131,7 +131,7 @@ def load_checkpoint(
             units=facts["units"],
             multipliers=facts["multipliers"],
             settings=facts["settings"],
-            settled=facts["settled"],
+            rounded=facts["rounded"] if "rounded" in facts else facts["settled"],
         )
         if prepare is not None:
             prepare(progress)
