@@ -40,7 +40,7 @@ def remove_units(sparse: SparseModule, stay: Mapping[str, Tensor]) -> tuple[Repl
     units = [group for group in structure.groups if group.removable and group.selects is None]
     positions = Selector(net, units).positions({group.name: gates[group.name] for group in units})
     left = {group.name: _left(group, gates[group.name], positions, structure) for group in structure.groups}
-    narrowed = {name: narrow(tensor_of(net, name), cuts) for name, cuts in positions.items()}
+    narrowed = {name: narrow(tensor_of(net, name), kept) for name, kept in positions.items()}
     replaced: Replaced = []
     for path, own in by_owner(narrowed).items():
         module = net.get_submodule(path)
@@ -82,14 +82,14 @@ def _left(group: GateGroup, gate: Tensor, positions: Positions, structure: Struc
 
 def _table(part: Slice, positions: Positions, structure: Structure) -> Tensor:
     """Which gates, as numbered so far, decide over the positions that are left."""
-    cuts = positions.get(part.tensor, ())
+    kept = positions.get(part.tensor, ())
     if part.dim is None:
         table: Tensor = part.gates.reshape(structure.shapes[part.tensor])
-        for dim, keep in cuts:
+        for dim, keep in kept:
             table = table.index_select(dim, keep)
         flat: Tensor = table.flatten()
         return flat
-    for dim, keep in cuts:
+    for dim, keep in kept:
         if dim == part.dim:
             return part.gates.index_select(0, keep)
     return part.gates

@@ -47,7 +47,7 @@ def sparsify(
         gates: ``"unit"`` gates the features that leave a layer (neurons, filters, heads of attention; those of
             layers that are added up together), ``"input"`` those that enter it, network inputs included, and
             ``"weight"`` every single weight, which makes nothing faster. Or a mapping from patterns of layer names
-            to such a word, or to options ``{"gates": word, "code_cost": …, "inclusion": …, "expected_open": …,
+            to such a granularity, or to options ``{"gates": "unit", "code_cost": …, "inclusion": …, "expected_open": …,
             "init_open": …, "min_units": …}``. The first pattern that matches counts; layers that none matches stay
             dense.
         cost: ``"parameters"``: a parameter is paid for while all gates over it are open, in expectation over their
@@ -75,7 +75,7 @@ def sparsify(
         A Pyro module with one site of gates per group; ``print`` it to see the groups, and what stays dense and why.
 
     Raises:
-        StructureError: if nothing can be gated, a pattern matches nothing, or a word or option is unknown.
+        StructureError: if nothing can be gated, a pattern matches nothing, or a granularity or option is unknown.
         ValueError: if a number is out of range.
     """
     if not isinstance(net, nn.Module):

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped."""
+"""Checkpoints: everything a run needs to resume as if it had never stopped."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ class Progress:
         epoch_random: random state at the start of the epoch, from which its order of data follows.
         units: for a network that was shrunk, the gates that are left of each group.
         multipliers: those of the targets, in nats.
-        settings: what a run that goes on must agree with, by name.
+        settings: what a run that resumes must agree with, by name.
         rounded: gates that were opened or closed at the end of their training, for the targets.
     """
 

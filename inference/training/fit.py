@@ -95,7 +95,7 @@ def fit(
             reproducible order of data and draws of gates. Torch generators of the loader's own are resumed too, and
             samplers that want to know the epoch (``DistributedSampler``) are told.
         validation_loader: batches on which to report the error after each epoch.
-        checkpoint: a file written after every epoch and on Ctrl-C. If it exists, the run goes on from there, as
+        checkpoint: a file written after every epoch and on Ctrl-C. If it exists, the run resumes from there, as
             if it had never stopped.
         history: a ``.csv`` or ``.json`` file, into which the history is written after every epoch.
         tensorboard: a folder for the history as TensorBoard reads it; needs the extra ``tensorboard``.

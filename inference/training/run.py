@@ -1,4 +1,4 @@
-"""One training run, epoch by epoch: its state, its steps, and how it goes on after an interruption."""
+"""One training run, epoch by epoch: its state, its steps, and how it resumes after an interruption."""
 
 import math
 import time
@@ -94,10 +94,10 @@ class Run:
         self._history = history
         self.progress = Progress()
 
-    # -- going on -----------------------------------------------------------------------------------------------
+    # -- resuming -----------------------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Goes on from the checkpoint, if there is one."""
+        """Resumes from the checkpoint, if there is one."""
         if self.checkpoint is None or not self.checkpoint.exists():
             return
         self.progress = load_checkpoint(
@@ -181,7 +181,7 @@ class Run:
                 group["lr"] = rate * factor
 
     def _begin_epoch(self, loader: Batches) -> None:
-        """Sets what holds for all steps of an epoch; from here a resumed one goes on as it was."""
+        """Sets what holds for all steps of an epoch; a resumed epoch begins so too."""
         self._objective.train()
         self._set_rates(self.progress.epoch)
         if self.fine_tuning:
@@ -272,7 +272,7 @@ class Run:
         self._optimizer.zero_grad()
         total = 0.0
         for batch in batches:
-            with self.processes.own_draws(apart=self._options.draws_apart):
+            with self.processes.independent_draws(active=self._options.independent_draws):
                 loss = self._parallel(*batch) / len(batches)
             total += self._objective.negative_elbo / len(batches)
             loss.backward()
@@ -333,6 +333,6 @@ class Run:
         where = (
             "no checkpoint was asked for; model and guide keep what they learned"
             if self.checkpoint is None
-            else f"everything is in {self.checkpoint}; the same call with it goes on from there"
+            else f"everything is in {self.checkpoint}; the same call with it resumes there"
         )
         raise KeyboardInterrupt(f"stopped after {self.progress.epoch} epochs and {self.progress.step} steps: {where}")

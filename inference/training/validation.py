@@ -1,4 +1,4 @@
-"""What a run of training refuses at the door."""
+"""Input validation of a run of training: what is refused before it begins."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any

@@ -1,6 +1,6 @@
 """Who makes and who reads each feature of a network, and which features must stay.
 
-Features that live and die together are a class; classes have numbers.
+Coupled features are a class; classes have numbers.
 """
 
 import copy
@@ -36,7 +36,7 @@ class Roles:
         net: the copy.
         modules: its modules, by name.
         rows: of the example input.
-        classes: of features that live and die together.
+        classes: the coupled groups of features.
         shared: weights of several names, which have no gates of their own, to the reason in words.
         axes: for each dimension of a parameter that carries features, their classes, and whether it reads them.
         along: class to the axes that it has positions on.

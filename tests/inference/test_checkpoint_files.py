@@ -126,7 +126,7 @@ def test_another_optimizer(path):
 
 @pytest.mark.parametrize("part", [0, 1], ids=["model", "guide"])
 def test_another_precision(path, part):
-    """Rounded, the run would not go on as if it had never stopped."""
+    """Rounded, the run would not resume as if it had never stopped."""
     modules = pair()
     modules[part].double()
     with pytest.raises(FileFormatError, match=r"run\.checkpoint.*Give another path"):

@@ -20,7 +20,7 @@ def test_a_share_out_of_range(share):
         Target(share)
 
 
-def test_a_word_that_is_none():
+def test_an_amount_that_is_none():
     with pytest.raises(ValueError, match="target: of must be one of parameters, macs, latency; got 'flops'"):
         Target(0.1, "flops")
 

@@ -1,4 +1,4 @@
-"""Runs that reach a size: they get there, say so where they do not, and go on where they stopped."""
+"""Runs that reach a size: they get there, say so where they do not, and resume where they stopped."""
 
 import signal
 import warnings
