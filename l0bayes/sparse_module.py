@@ -26,7 +26,8 @@ from l0bayes.structure import GateGroup, Structure
 from l0bayes.structure.names import layer_of
 from l0bayes.subnetwork.noisy_weights import Noise, drawn
 from l0bayes.subnetwork.running import run_subnetwork
-from l0bayes.subnetwork.selection import Selector, tensor_of
+from l0bayes.subnetwork.selection import Selector
+from l0bayes.subnetwork.tensors import tensor_of
 
 SlabName = Literal["point", "normal"]
 
@@ -207,7 +208,7 @@ class SparseModule(OwnedModule, FollowsDevice):
         return self._slab(self.child("net"), [(gates[group.name] != 0).float() for group in self.groups])
 
     @torch.no_grad()
-    def hold_open(self, points: Mapping[str, Tensor], gates: Mapping[str, HardConcrete]) -> dict[str, Tensor]:
+    def enforce_min_units(self, points: Mapping[str, Tensor], gates: Mapping[str, HardConcrete]) -> dict[str, Tensor]:
         """Test-time gates of which each group keeps its ``min_units``.
 
         Args:
@@ -318,11 +319,6 @@ class SparseModule(OwnedModule, FollowsDevice):
     def extra_repr(self) -> str:
         """The table of gate groups."""
         return str(self.structure)
-
-
-def sparse_modules(model: Any) -> list[SparseModule]:
-    """The networks made by ``sparsify`` in a model; none in what is no module."""
-    return [part for part in model.modules() if isinstance(part, SparseModule)] if isinstance(model, nn.Module) else []
 
 
 def _shown(shapes: tuple[torch.Size, ...]) -> str:

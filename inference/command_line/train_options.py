@@ -40,8 +40,8 @@ class TrainOptions(FitOptions):
         hidden: units of the hidden layers of an MLP.
         compare: whether to train the dense network too, in the same way.
         gates: ``unit``, ``input``, or as in the ``paper``: filters of convolutions, inputs of linear layers; of a Wide
-            ResNet the first convolution of each block. Or, layer by layer, a mapping from patterns of layers to words
-            or options, as :func:`~l0bayes.sparsify` takes it.
+            ResNet the first convolution of each block. Or, layer by layer, a mapping from patterns of layers to
+            granularities or options, as :func:`~l0bayes.sparsify` takes it.
         code_cost: λ, nats per parameter, or per what ``cost`` says; ``aic`` or ``bic``. None: 0.03, or 0 with a target
             or normal weights.
         cost: what is paid for: ``parameters`` or ``macs`` that are alive, or, as in the ``paper``, each gate its own.
@@ -110,14 +110,14 @@ class TrainOptions(FitOptions):
         """The gates as ``sparsify`` takes them."""
         return _PAPER_GATES[self.network] if self.gates == "paper" else self.gates
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def __post_init__(self, draws_apart: bool | None) -> None:
+        super().__post_init__(draws_apart)
         if isinstance(self.inclusion, list) and (len(self.inclusion) != 2 or not min(self.inclusion) > 0):  # noqa: PLR2004
             raise ValueError(f"inclusion: a Beta prior takes two numbers > 0; got {self.inclusion}")
         if self.shift < 0:
             raise ValueError(f"shift must be at least 0; got {self.shift}")
-        words = [("network", NetworkName)] + [("gates", GatesName)] * isinstance(self.gates, str)
-        for name, known in words:
+        names = [("network", NetworkName)] + [("gates", GatesName)] * isinstance(self.gates, str)
+        for name, known in names:
             if getattr(self, name) not in get_args(known):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(known))}; got {getattr(self, name)!r}")
 

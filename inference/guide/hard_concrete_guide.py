@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from l0bayes.compat import HookedGuide
 from l0bayes.distributions import HardConcrete
 from l0bayes.errors import StructureError
+from l0bayes.find_sparse import sparse_modules
 from l0bayes.inference.guide.families import BetaFamily, Family, GateFamily, NormalFamily, PointFamily
 from l0bayes.inference.guide.latent_site import LatentSite, check_slabs, full_size, is_gate, reference, unwrap
 from l0bayes.owned_module import OwnedModule
-from l0bayes.sparse_module import sparse_modules
 
 Others = Literal["normal", "point"]
 
@@ -278,7 +278,7 @@ class HardConcreteGuide(OwnedModule, HookedGuide):
         gates = self.gates()
         points = {name: gate.point(rule) for name, gate in gates.items()}  # type: ignore[arg-type]
         for sparse in sparse_modules(self.model):
-            points = sparse.hold_open(points, gates)
+            points = sparse.enforce_min_units(points, gates)
         return points
 
     @torch.no_grad()

@@ -1,17 +1,16 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped."""
+"""Checkpoints: everything a run needs to resume as if it had never stopped."""
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from l0bayes.errors import FileFormatError
 from l0bayes.inference.storage.files import read_tensors, write_tensors
+from l0bayes.inference.system.random_state import random_state, set_random_state
 
 _KIND = "checkpoint"
 
@@ -28,8 +27,8 @@ class Progress:
         epoch_random: random state at the start of the epoch, from which its order of data follows.
         units: for a network that was shrunk, the gates that are left of each group.
         multipliers: those of the targets, in nats.
-        settings: what a run that goes on must agree with, by name.
-        settled: gates that were opened or closed at the end of their training, for the targets.
+        settings: what a run that resumes must agree with, by name.
+        rounded: gates that were opened or closed at the end of their training, for the targets.
     """
 
     epoch: int = 0
@@ -40,39 +39,7 @@ class Progress:
     units: dict[str, list[int]] = field(default_factory=dict)
     multipliers: list[float] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
-    settled: int = 0
-
-
-def random_state(own: Sequence[torch.Generator] = ()) -> dict[str, Tensor]:
-    """The state of torch's, NumPy's and Python's global generators, and of a loader's own, as tensors."""
-    version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 (the global one)
-    assert name == "MT19937"  # noqa: S101 (NumPy's only legacy generator)
-    state = {
-        "torch": torch.get_rng_state(),
-        "python": torch.tensor([version, *internal], dtype=torch.int64),
-        "python_gauss": torch.tensor(float("nan") if gauss is None else gauss, dtype=torch.float64),
-        "numpy": torch.tensor([*keys.tolist(), position, has_gauss], dtype=torch.int64),  # type: ignore[union-attr]
-        "numpy_gauss": torch.tensor(cached, dtype=torch.float64),
-    }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state |= {f"cuda{i}": device for i, device in enumerate(torch.cuda.get_rng_state_all())}
-    return state | {f"loader{i}": generator.get_state() for i, generator in enumerate(own)}
-
-
-def set_random_state(state: Mapping[str, Tensor], own: Sequence[torch.Generator] = ()) -> None:
-    """Restores what :func:`random_state` returned."""
-    torch.set_rng_state(state["torch"])
-    version, *internal = state["python"].tolist()
-    gauss = state["python_gauss"].item()
-    random.setstate((version, tuple(internal), None if np.isnan(gauss) else gauss))
-    *keys, position, has_gauss = state["numpy"].tolist()
-    np.random.set_state(("MT19937", np.array(keys, np.uint32), position, has_gauss, state["numpy_gauss"].item()))  # noqa: NPY002
-    cuda = [state[name] for name in _cuda(state)]
-    if cuda and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(cuda)
-    for i, generator in enumerate(own):
-        generator.set_state(state[f"loader{i}"])
+    rounded: int = 0
 
 
 def save_checkpoint(
@@ -115,7 +82,7 @@ def save_checkpoint(
         "units": progress.units,
         "multipliers": progress.multipliers,
         "settings": progress.settings,
-        "settled": progress.settled,
+        "rounded": progress.rounded,
         "optimizer": {
             "class": type(optimizer).__qualname__,
             "groups": [
@@ -164,7 +131,7 @@ def load_checkpoint(
             units=facts["units"],
             multipliers=facts["multipliers"],
             settings=facts["settings"],
-            settled=facts["settled"],
+            rounded=facts["rounded"] if "rounded" in facts else facts["settled"],
         )
         if prepare is not None:
             prepare(progress)
@@ -240,11 +207,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.item()
     return [_plain(part) for part in value] if isinstance(value, (tuple, list)) else value
-
-
-def _cuda(state: Mapping[str, Tensor]) -> list[str]:
-    """Names of the states of CUDA devices, in their order."""
-    return sorted((name for name in state if name.startswith("cuda")), key=lambda name: int(name.removeprefix("cuda")))
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:

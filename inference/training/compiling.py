@@ -8,9 +8,8 @@ from typing import Any
 from torch import nn
 
 from l0bayes.compat import compiled_call, set_compiled_call
-from l0bayes.inference.prediction.evaluate import is_gated
+from l0bayes.find_sparse import find_sparse, is_gated
 from l0bayes.models.likelihood import Likelihood
-from l0bayes.sparsify import find_sparse
 
 
 class Compiled:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from l0bayes.inference.size.target import DESCENT
+from l0bayes.inference.size.constraint import DESCENT
 from l0bayes.inference.training.fit_options import FitOptions
 
 History = Sequence[Mapping[str, float]]

@@ -1,7 +1,8 @@
 """How a network is trained: one typed set of options for ``fit``, the command line and configuration files."""
 
 import math
-from dataclasses import dataclass, fields, replace
+import warnings
+from dataclasses import InitVar, dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -46,13 +47,14 @@ class FitOptions:
             at the end.
         patience: stop after so many epochs without a better validation error; with ``fine_tune``, gates are fixed
             then, and fine-tuning stops in its turn.
-        draws_apart: with several processes, whether each draws gates of its own, which averages over more of them, or
-            all the same, as one process on the joint batch would.
+        independent_draws: with several processes, whether each draws gates of its own, which averages over more of
+            them, or all the same, as one process on the joint batch would.
         shrink_below: after each epoch, units with P(z ≠ 0) below this are removed for good, see
             :func:`~l0bayes.inference.shrink`.
         bf16: run the network in bfloat16 autocast; gates, KLs and parameters stay float32.
         compile: run the network through ``torch.compile`` while it keeps its shape: in fine-tuning, or without gates.
         channels_last: keep images and convolutions in that layout.
+        draws_apart: what ``independent_draws`` was called before; deprecated.
     """
 
     epochs: int = 100
@@ -70,13 +72,17 @@ class FitOptions:
     clip_norm: float | None = None
     ema: float | None = None
     patience: int | None = None
-    draws_apart: bool = False
+    independent_draws: bool = False
     shrink_below: float | None = None
     bf16: bool = False
     compile: bool = False
     channels_last: bool = False
+    draws_apart: InitVar[bool | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, draws_apart: bool | None) -> None:
+        if draws_apart is not None:
+            warnings.warn("draws_apart is called independent_draws now", DeprecationWarning, stacklevel=3)
+            object.__setattr__(self, "independent_draws", draws_apart)
         self._check_numbers()
         for name, kind in (("optimizer", OptimizerName), ("schedule", Schedule)):
             if getattr(self, name) not in get_args(kind):
@@ -109,7 +115,7 @@ class FitOptions:
             ValueError: if a value is out of range.
         """
         known = [field.name for field in fields(self)]
-        if unknown := sorted(set(options) - set(known)):
+        if unknown := sorted(set(options) - set(known) - {"draws_apart"}):
             raise TypeError(f"fit has no option {unknown[0]!r}; its options are {', '.join(known)}")
         return replace(self, **options)
 

@@ -1,4 +1,4 @@
-"""One training run, epoch by epoch: its state, its steps, and how it goes on after an interruption."""
+"""One training run, epoch by epoch: its state, its steps, and how it resumes after an interruption."""
 
 import math
 import time
@@ -13,21 +13,22 @@ import torch
 from torch import nn
 
 from l0bayes.errors import DataError
+from l0bayes.find_sparse import find_sparse, is_gated
+from l0bayes.inference.data.loaders import length
 from l0bayes.inference.objective.loss import Objective
-from l0bayes.inference.prediction.evaluate import is_gated
-from l0bayes.inference.size.rounding import settle
+from l0bayes.inference.size.constraint import Constraint
+from l0bayes.inference.size.rounding import round_to_target
 from l0bayes.inference.size.shrink import shrink, shrink_to, units_left
-from l0bayes.inference.size.target import Budget
 from l0bayes.inference.storage.checkpoint import (
     Progress,
     load_checkpoint,
-    random_state,
     save_checkpoint,
 )
 from l0bayes.inference.storage.history import write_history
 from l0bayes.inference.storage.tensorboard import Log
 from l0bayes.inference.system.interrupt import Interruption
 from l0bayes.inference.system.processes import Processes
+from l0bayes.inference.system.random_state import random_state
 from l0bayes.inference.training.averaged_buffers import AveragedBuffers
 from l0bayes.inference.training.compiling import Compiled
 from l0bayes.inference.training.divergence import check_alive, check_finite
@@ -35,10 +36,9 @@ from l0bayes.inference.training.early_stop import all_epochs, drawn_epochs
 from l0bayes.inference.training.fit_options import FitOptions
 from l0bayes.inference.training.moving_average import MovingAverage
 from l0bayes.inference.training.step_batches import Batch, Batches, step_batches
-from l0bayes.inference.training.validation import check_batch, length
-from l0bayes.sparsify import find_sparse
+from l0bayes.inference.training.validation import check_batch
 
-_SETTLED = ("accumulate", "kl_warmup", "clip_norm", "ema", "num_particles", "antithetic", "schedule", "shrink_below")
+_FIXED = ("accumulate", "kl_warmup", "clip_norm", "ema", "num_particles", "antithetic", "schedule", "shrink_below")
 
 
 class Run:
@@ -51,7 +51,7 @@ class Run:
         checkpoint: where to write checkpoints, if anywhere.
         history: where to write the history, if anywhere.
         interruption: whether Ctrl-C was pressed.
-        budgets: the targets, followed.
+        constraints: those of the targets.
         num_data: size of the training set, 1 if nobody knows.
         generators: of random numbers, the loader's own.
     """
@@ -65,7 +65,7 @@ class Run:
         checkpoint: Path | None,
         history: Path | None = None,
         interruption: Interruption,
-        budgets: Sequence[Budget] = (),
+        constraints: Sequence[Constraint] = (),
         num_data: int = 1,
         generators: Sequence[torch.Generator] = (),
     ) -> None:
@@ -75,7 +75,7 @@ class Run:
         self._optimizer = optimizer
         self._options = options
         self._interruption = interruption
-        self.budgets = tuple(budgets)
+        self.constraints = tuple(constraints)
         self.model: Any = objective.model
         self.guide: Any = objective.guide
         self._num_data = num_data
@@ -94,18 +94,18 @@ class Run:
         self._history = history
         self.progress = Progress()
 
-    # -- going on -----------------------------------------------------------------------------------------------
+    # -- resuming -----------------------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Goes on from the checkpoint, if there is one."""
+        """Resumes from the checkpoint, if there is one."""
         if self.checkpoint is None or not self.checkpoint.exists():
             return
         self.progress = load_checkpoint(
             self.checkpoint, self._stored, self._optimizer, self._as_it_was, self._generators
         )
-        for budget, multiplier in zip(self.budgets, self.progress.multipliers, strict=True):
-            budget.multiplier = multiplier
-            budget.measure()
+        for constraint, multiplier in zip(self.constraints, self.progress.multipliers, strict=True):
+            constraint.multiplier = multiplier
+            constraint.measure()
 
     def _as_it_was(self, progress: Progress) -> None:
         if progress.units:
@@ -118,8 +118,8 @@ class Run:
     @property
     def _settings(self) -> dict[str, Any]:
         """What cannot change in the middle of a run without changing what it means."""
-        options = {name: getattr(self._options, name) for name in _SETTLED}
-        return {"target": [str(budget.target) for budget in self.budgets], **options}
+        options = {name: getattr(self._options, name) for name in _FIXED}
+        return {"target": [str(constraint.target) for constraint in self.constraints], **options}
 
     @contextmanager
     def _rates_as_given(self) -> Iterator[None]:
@@ -145,7 +145,7 @@ class Run:
         """
         if not self.processes.first:
             return
-        self.progress.multipliers = [budget.multiplier for budget in self.budgets]
+        self.progress.multipliers = [constraint.multiplier for constraint in self.constraints]
         self.progress.settings = self._settings
         try:
             if self.checkpoint is not None:
@@ -166,13 +166,13 @@ class Run:
     @property
     def fine_tuning(self) -> bool:
         """Whether the gates are fixed by now."""
-        history, targeted = self.progress.history, bool(self.budgets)
+        history, targeted = self.progress.history, bool(self.constraints)
         return self.progress.epoch >= drawn_epochs(history, self._options, targeted=targeted)
 
     @property
     def last_epoch(self) -> int:
         """Epochs after which the run is over, as far as can be told by now."""
-        return all_epochs(self.progress.history, self._options, targeted=bool(self.budgets))
+        return all_epochs(self.progress.history, self._options, targeted=bool(self.constraints))
 
     def _set_rates(self, epoch: int) -> None:
         factor = self._options.lr_factor(epoch)
@@ -181,24 +181,24 @@ class Run:
                 group["lr"] = rate * factor
 
     def _begin_epoch(self, loader: Batches) -> None:
-        """Sets what holds for all steps of an epoch; from here a resumed one goes on as it was."""
+        """Sets what holds for all steps of an epoch; a resumed epoch begins so too."""
         self._objective.train()
         self._set_rates(self.progress.epoch)
         if self.fine_tuning:
-            self.settle()
+            self.round_to_target()
             fixed, sparse = self.guide.point(), find_sparse(self.model)
             self._objective.fixed_gates = fixed | self.guide.means(sparse.inclusion_sites)  # only gates inform those
             self._objective.penalties = (partial(sparse.slab_penalty, fixed),)
         else:
             self._objective.fixed_gates = None
-            self._objective.penalties = tuple(budget.penalty for budget in self.budgets)
+            self._objective.penalties = tuple(constraint.penalty for constraint in self.constraints)
         self._steps = max(1, math.ceil((length(loader) or 0) / self._options.accumulate))
-        for budget in self.budgets:
-            budget.aim(self._done)
+        for constraint in self.constraints:
+            constraint.set_pressure(self._done)
 
-    def settle(self) -> None:
+    def round_to_target(self) -> None:
         """Opens or closes the last gates for the targets, once their training is over."""
-        self.progress.settled += settle(self.model, self.guide, self.budgets)
+        self.progress.rounded += round_to_target(self.model, self.guide, self.constraints)
 
     def train_epoch(self, loader: Batches) -> dict[str, float]:
         """Trains for one epoch, or for the rest of the one that was interrupted.
@@ -224,8 +224,8 @@ class Run:
             with self._compiled.active() if self._compiled and keeps_its_shape else nullcontext():
                 loss = self._step(batches)
             done.step += 1
-            for budget in () if fine_tuning else self.budgets:
-                budget.update(self._done)
+            for constraint in () if fine_tuning else self.constraints:
+                constraint.dual_update(self._done)
             rows = sum(len(batch[0]) for batch in batches) * self.processes.size
             done.sums["rows"] = done.sums.get("rows", 0.0) + rows
             done.sums["elbo"] = done.sums.get("elbo", 0.0) - loss
@@ -233,7 +233,7 @@ class Run:
             if self._interruption.requested:
                 self._stop()
         if done.epoch + 1 == self._options.epochs:
-            self.settle()
+            self.round_to_target()
         if done.step == 0:
             raise DataError(f"train_loader is empty: it gave no batch in epoch {done.epoch + 1}")
         self._check_num_data(int(done.sums["rows"]))
@@ -272,7 +272,7 @@ class Run:
         self._optimizer.zero_grad()
         total = 0.0
         for batch in batches:
-            with self.processes.own_draws(apart=self._options.draws_apart):
+            with self.processes.independent_draws(active=self._options.independent_draws):
                 loss = self._parallel(*batch) / len(batches)
             total += self._objective.negative_elbo / len(batches)
             loss.backward()
@@ -333,6 +333,6 @@ class Run:
         where = (
             "no checkpoint was asked for; model and guide keep what they learned"
             if self.checkpoint is None
-            else f"everything is in {self.checkpoint}; the same call with it goes on from there"
+            else f"everything is in {self.checkpoint}; the same call with it resumes there"
         )
         raise KeyboardInterrupt(f"stopped after {self.progress.epoch} epochs and {self.progress.step} steps: {where}")

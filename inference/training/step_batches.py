@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from l0bayes.errors import DataError, L0BayesError
-from l0bayes.inference.data.loader_order import own_generators, tell_epoch
-from l0bayes.inference.storage.checkpoint import Progress, random_state, set_random_state
+from l0bayes.inference.data.loaders import own_generators, tell_epoch
+from l0bayes.inference.storage.checkpoint import Progress
+from l0bayes.inference.system.random_state import random_state, set_random_state
 from l0bayes.inference.training.fit_options import FitOptions
 
 Batch = tuple[Any, ...]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from l0bayes.code_cost.slab import Slab
 from l0bayes.structure import Structure
-from l0bayes.structure.names import named_twice
+from l0bayes.structure.names import shared_parameters
 
 _START = 0.1  # standard deviations at the start, relative to the root mean square of their tensor
 _SMALLEST = 1e-12  # added to expected numbers, so that 0 / 0 has a logarithm and a gradient
@@ -25,7 +25,7 @@ def standard_deviations(net: nn.Module) -> nn.Module:
     Returns:
         A module of modules, nested as the network's.
     """
-    holder, shared = nn.Module(), named_twice(net)
+    holder, shared = nn.Module(), shared_parameters(net)
     for name, weight in net.named_parameters():
         if not Slab.covers(weight.shape) or not weight.requires_grad or name in shared:
             continue

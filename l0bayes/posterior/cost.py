@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from l0bayes.code_cost.live_cost import Amount
 from l0bayes.evaluating import evaluating
-from l0bayes.sparsify import find_sparse
+from l0bayes.find_sparse import find_sparse
 from l0bayes.structure import as_arguments
 from l0bayes.structure.multiplications import MacCounter, unfused_attention
 from l0bayes.structure.names import rows_of

@@ -8,7 +8,7 @@ from torch import nn
 
 from l0bayes.errors import StructureError
 from l0bayes.layers.kinds import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
-from l0bayes.structure.groups import WORDS, GateGroup, Product, Slice, Structure, Word
+from l0bayes.structure.groups import GRANULARITIES, GateGroup, Granularity, Product, Slice, Structure
 from l0bayes.structure.names import join_name
 from l0bayes.structure.roles import Roles
 
@@ -25,7 +25,7 @@ class Request:
             something else carries on without the layer.
     """
 
-    gates: Word
+    gates: Granularity
     min_units: int | None = None
 
 
@@ -55,8 +55,10 @@ class Finder:
         dense: dict[str, str] = {}
         taken: Taken = {}
         for layer, request in requests.items():
-            if request.gates not in WORDS:
-                raise StructureError(f"gates: {request.gates!r} for layer {layer!r} is none of {', '.join(WORDS)}")
+            if request.gates not in GRANULARITIES:
+                raise StructureError(
+                    f"gates: {request.gates!r} for layer {layer!r} is none of {', '.join(GRANULARITIES)}"
+                )
             build = {"unit": self._units, "input": self._inputs, "weight": self._weights}[request.gates]
             found = build(layer, request, taken)
             if isinstance(found, GateGroup):
@@ -83,7 +85,7 @@ class Finder:
             mixed = self._roles.classes.mixed(numbers[0]) if len(numbers) == 1 else None
             return "; ".join(dict.fromkeys(reason for reason in (mixed, reasons[numbers[0]]) if reason))
         if len(free) == 1 and len(row_classes) > 1:
-            return self._roles.classes.mixed(free[0]) or "all of its features live and die together"
+            return self._roles.classes.mixed(free[0]) or "all of its features are coupled"
         new = [number for number in free if number not in taken]
         if not new:
             return ""  # its features are gated already, with those of the layer they are added to

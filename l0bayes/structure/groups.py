@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Word = Literal["unit", "input", "weight"]
-WORDS: tuple[str, ...] = get_args(Word)
+Granularity = Literal["unit", "input", "weight"]
+GRANULARITIES: tuple[str, ...] = get_args(Granularity)
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,7 +68,7 @@ def layer_norm(flow: Labelling, call: Call) -> None:
 
 
 def group_norm(flow: Labelling, call: Call) -> None:
-    """Whole groups of channels live and die together: each is normalised by itself."""
+    """Whole groups of channels are coupled: each is normalised by itself."""
     x, groups = call["input"], call["group"]
     if flow.labels(x) is None:
         return
@@ -182,7 +182,7 @@ def _feature_product(flow: Labelling, left: Tensor | None, right: Tensor | None,
 
 
 def attention(flow: Labelling, call: Call) -> None:
-    """Queries, keys and values of a head live and die together."""
+    """Queries, keys and values of a head are coupled."""
     query, key, value = (flow.known(call[name]) for name in ("query", "key", "value"))
     scores = flow.features.tie(flow.features.merge(query, [2, 3]), flow.features.merge(key, [2, 3]))
     bias = flow.labels(call.bound.get("attn_mask", call.bound.get("attn_bias")))

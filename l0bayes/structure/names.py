@@ -40,7 +40,7 @@ def rows_of(inputs: tuple[Any, ...]) -> int:
     return next((len(value) for value in inputs if isinstance(value, Tensor) and value.dim()), 1)
 
 
-def named_twice(net: nn.Module) -> Mapping[str, tuple[str, ...]]:
+def shared_parameters(net: nn.Module) -> Mapping[str, tuple[str, ...]]:
     """Parameters that several modules share: each of their names to all of them."""
     names: dict[int, list[str]] = {}
     for path, module in net.named_modules():  # a module under two names is one module, and comes once

@@ -1,6 +1,6 @@
 """Who makes and who reads each feature of a network, and which features must stay.
 
-Features that live and die together are a class; classes have numbers.
+Coupled features are a class; classes have numbers.
 """
 
 import copy
@@ -16,7 +16,7 @@ from l0bayes.layers.fewer_heads import supports
 from l0bayes.layers.kinds import CONVOLUTIONS
 from l0bayes.structure.flow import Flow
 from l0bayes.structure.multiplications import unfused_attention
-from l0bayes.structure.names import as_arguments, join_name, layer_of, named_twice, rows_of
+from l0bayes.structure.names import as_arguments, join_name, layer_of, rows_of, shared_parameters
 
 _GATED = (nn.Linear, *CONVOLUTIONS, nn.Embedding, nn.MultiheadAttention)
 
@@ -37,7 +37,7 @@ class Roles:
         net: the copy.
         modules: its modules, by name.
         rows: of the example input.
-        classes: of features that live and die together.
+        classes: the coupled groups of features.
         shared: weights of several names, which have no gates of their own, to the reason in words.
         axes: for each dimension of a parameter that carries features, their classes, and whether it reads them.
         along: class to the axes that it has positions on.
@@ -62,7 +62,7 @@ class Roles:
         self.classes = self._flow.features.classes(torch.cat(read))
         self.shared = {
             name: f"its weight {name!r} is shared with {', '.join(repr(other) for other in names if other != name)}"
-            for name, names in named_twice(self.net).items()
+            for name, names in shared_parameters(self.net).items()
         }
         self._freeze_shared()
         self.axes = {key: (self.classes.of(axis.labels), axis.reads) for key, axis in self._flow.axes.items()}
@@ -208,7 +208,7 @@ class Roles:
         module = self.modules.get(layer)
         if isinstance(module, nn.MultiheadAttention) and not supports(module):
             return _too_special(module)
-        shared = [names for name, names in named_twice(self.net).items() if layer_of(name) == layer]
+        shared = [names for name, names in shared_parameters(self.net).items() if layer_of(name) == layer]
         if shared:
             return f"its weight is shared: {', '.join(map(repr, shared[0]))} are one"
         if layer not in self._called and not isinstance(module, nn.MultiheadAttention):

@@ -149,7 +149,7 @@ def test_fit_sets_the_rates_of_everything_but_gates(optimizer, monkeypatch):
     assert ends[1] < 0.8 * ends[0]
 
 
-# -- at the door of fit ----------------------------------------------------------------------------------------------
+# -- input validation of fit -----------------------------------------------------------------------------------------
 
 
 def test_fit_takes_options_and_changes_to_them():
