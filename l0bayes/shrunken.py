@@ -15,10 +15,7 @@ from l0bayes.sparse_module import SparseModule
 from l0bayes.structure import GateGroup, Slice, Structure, join_name
 from l0bayes.structure.names import by_owner
 from l0bayes.subnetwork.selection import Selector
-from l0bayes.subnetwork.tensors import Kept, narrow, tensor_of
-
-Positions = Mapping[str, Kept]
-Replaced = list[tuple[nn.Parameter, nn.Parameter, Kept]]
+from l0bayes.subnetwork.tensors import Positions, Replaced, narrow, tensor_of
 
 
 @torch.no_grad()

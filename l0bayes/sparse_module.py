@@ -1,5 +1,6 @@
 """A network whose features pass through gates."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -83,6 +84,7 @@ class SparseModule(OwnedModule, FollowsDevice):
         self._slab_scale = slab_scale
         self._read_once = read_once
         self._held: dict[str, Tensor] | None = None
+        self._stand_in: tuple[nn.Module, ...] = ()  # in a tuple: its parameters are not ours
         self._options = dict(options)
         self._default = default
         self._example_shapes = example_shapes
@@ -205,7 +207,32 @@ class SparseModule(OwnedModule, FollowsDevice):
         """
         if self._slab is None:
             return self._reference()
+        if self._stand_in and isinstance(self._slab, PointSlab):
+            return self._slab.of_all(self._stand_in[0])
         return self._slab(self.child("net"), [(gates[group.name] != 0).float() for group in self.groups])
+
+    def prior_cost(self, probs: Mapping[str, Tensor]) -> Tensor:
+        """What open gates cost: code cost, the slab of point weights, and the prior's log-odds against them, in nats.
+
+        Linear in each P(z ≠ 0), so that its gradient at given gates is the cost of each beside the others. Inclusion
+        probabilities that are unknown have no part in it.
+
+        Args:
+            probs: group name to P(z ≠ 0), of shape ``(size,)``; or 0 and 1 for given gates.
+        """
+        terms = [
+            -math.log(pi / (1 - pi)) * probs[name].sum()
+            for name, pi in self._inclusion.items()
+            if isinstance(pi, float)
+        ]
+        if self._joint is not None:
+            terms.append(self._joint.total(probs))
+        else:
+            own = ((self._options[group.layer].code_cost * group.own, probs[group.name]) for group in self.groups)
+            terms += [costs.to(prob) @ prob for costs, prob in own]
+        if isinstance(self._slab, PointSlab):
+            terms.append(self._slab(self.child("net"), [probs[group.name].float() for group in self.groups]))
+        return torch.stack(terms).sum()
 
     @torch.no_grad()
     def enforce_min_units(self, points: Mapping[str, Tensor], gates: Mapping[str, HardConcrete]) -> dict[str, Tensor]:
@@ -258,6 +285,21 @@ class SparseModule(OwnedModule, FollowsDevice):
         finally:
             self._held = None
 
+    @contextmanager
+    def standing_in(self, net: nn.Module) -> Iterator[None]:
+        """Within it, another network runs in place of a selected subnetwork, whatever the gates.
+
+        For gates that are decided: the full network itself while all are open, or the compacted one.
+
+        Args:
+            net: a network of the same arguments, such as :func:`~l0bayes.compact` gives.
+        """
+        before, self._stand_in = self._stand_in, (net,)
+        try:
+            yield
+        finally:
+            self._stand_in = before
+
     def draw_weights(self) -> dict[str, Tensor]:
         """One draw of the weights that are normal, given that all gates are open, by name; none if they are points."""
         if not isinstance(self._slab, NormalSlab):
@@ -292,6 +334,8 @@ class SparseModule(OwnedModule, FollowsDevice):
     ) -> Any:
         self._check_gates(gates)
         self.announce("net")
+        if self._stand_in:
+            return self._stand_in[0](*args, **kwargs)
         net = self.child("net")
         selection = self._select(net, gates, values=weights, noise=noise)
         try:

@@ -126,16 +126,20 @@ class Constraint:
         probs = {name: gate.prob_nonzero for name, gate in self._guide.gates().items()}
         return self._pressure * self.multiplier * (self._amount(probs) - self.target.share)
 
-    @torch.no_grad()
-    def reached(self) -> float:
-        """The keep ratio of the test-time network."""
-        ratio = self._keep_ratio()
+    def size_of(self, gates: Mapping[str, Tensor]) -> Tensor:
+        """The keep ratio of the network with given gates, differentiable; arguments as for ``LiveCost.amount``."""
+        ratio = self._amount(gates)
         if self.target.of != "latency":
             return ratio
         # From one timing to the next: on the line through it and the full network.
         at, latency = self._measured
         slope = (1 - latency) / (1 - at) if at < 1 else 1.0
-        return max(latency + slope * (ratio - at), _SHORTEST)
+        return (latency + slope * (ratio - at)).clamp(min=_SHORTEST)
+
+    @torch.no_grad()
+    def reached(self) -> float:
+        """The keep ratio of the test-time network."""
+        return float(self.size_of({name: (z != 0).double() for name, z in self._guide.point().items()}))
 
     def excess(self) -> float:
         """How far the test-time network is above its final size, relatively; negative below."""

@@ -142,12 +142,17 @@ def _remove(
         new.copy_(narrow(old, kept))
         replaced.append((old, new, kept))
     if optimizer is not None:
-        _replace(optimizer, replaced)
+        replace_parameters(optimizer, replaced)
     return {name: size - len(left[name]) for name, size in before.items() if size > len(left[name])}
 
 
-def _replace(optimizer: torch.optim.Optimizer, replaced: Replaced) -> None:
-    """Puts the new parameters in the places of the old ones, with what is left of their state."""
+def replace_parameters(optimizer: torch.optim.Optimizer, replaced: Replaced) -> None:
+    """Puts new parameters in the places of old ones in an optimizer, with what is left of their state.
+
+    Args:
+        optimizer: of torch's.
+        replaced: each old parameter, the new one, and which of the old one's entries it keeps.
+    """
     new_of = {id(old): new for old, new, _ in replaced}
     for group in optimizer.param_groups:
         group["params"] = [new_of.get(id(parameter), parameter) for parameter in group["params"]]

@@ -28,7 +28,7 @@ class Progress:
         units: for a network that was shrunk, the gates that are left of each group.
         multipliers: those of the targets, in nats.
         settings: what a run that resumes must agree with, by name.
-        rounded: gates that were opened or closed at the end of their training, for the targets.
+        gates: what the plan of the gates notes, see :class:`~l0bayes.inference.training.gate_plan.GatePlan`.
     """
 
     epoch: int = 0
@@ -39,7 +39,7 @@ class Progress:
     units: dict[str, list[int]] = field(default_factory=dict)
     multipliers: list[float] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
-    rounded: int = 0
+    gates: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -82,7 +82,7 @@ def save_checkpoint(
         "units": progress.units,
         "multipliers": progress.multipliers,
         "settings": progress.settings,
-        "rounded": progress.rounded,
+        "gates": progress.gates,
         "optimizer": {
             "class": type(optimizer).__qualname__,
             "groups": [
@@ -99,7 +99,7 @@ def load_checkpoint(
     path: str | Path,
     modules: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer,
-    prepare: Callable[[Progress], None] | None = None,
+    prepare: Callable[[Progress], Mapping[str, nn.Module]] | None = None,
     own: Sequence[torch.Generator] = (),
 ) -> Progress:
     """Restores modules, optimizer and random state from a checkpoint.
@@ -109,7 +109,7 @@ def load_checkpoint(
         modules: the same modules, by the same names.
         optimizer: an optimizer of the same class over the same parameters.
         prepare: called with how far the run was before anything is compared, to bring modules and optimizer to how
-            they were then.
+            they were then; returns the modules to be loaded, if they are others.
         own: random generators of the loader's, to be set as they were.
 
     Returns:
@@ -131,10 +131,10 @@ def load_checkpoint(
             units=facts["units"],
             multipliers=facts["multipliers"],
             settings=facts["settings"],
-            rounded=facts["rounded"] if "rounded" in facts else facts["settled"],
+            gates=facts["gates"],
         )
         if prepare is not None:
-            prepare(progress)
+            modules = prepare(progress)
         optimizer_state = _optimizer_state(tensors, stored)
         _check(tensors, modules, optimizer, stored)
         _check_random(tensors, own)

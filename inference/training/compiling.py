@@ -1,7 +1,7 @@
 """torch.compile for the phases of training in which the network keeps its shape."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,27 @@ from l0bayes.find_sparse import find_sparse, is_gated
 from l0bayes.models.likelihood import Likelihood
 
 
+def network_of(model: nn.Module) -> nn.Module:
+    """The network that a model is built around, to be compiled.
+
+    Args:
+        model: a sparse module with its likelihood, or a likelihood around a plain network.
+
+    Raises:
+        ValueError: if there is none, or its weights are drawn.
+    """
+    if is_gated(model):
+        if find_sparse(model).slab == "normal":
+            raise ValueError("compile is for weights that are points; those of slab='normal' are drawn in every step")
+        return find_sparse(model).child("net")
+    if isinstance(model, Likelihood):
+        return model.child("net")
+    raise ValueError(
+        f"compile needs a network in a model such as Classifier; got {type(model).__name__}. Compile its parts "
+        "yourself, with torch.compile"
+    )
+
+
 class Compiled:
     """Runs a model's network compiled, while asked to.
 
@@ -19,26 +40,15 @@ class Compiled:
     saves; so this is for fixed gates, or none.
 
     Args:
-        model: a sparse module with its likelihood, or a likelihood around a plain network.
+        net: the network that is trained now; another one once it is compacted.
 
     Raises:
-        ValueError: if there is no network that the model is built around, or its weights are drawn.
+        ValueError: as :func:`network_of` does.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        if is_gated(model):
-            if find_sparse(model).slab == "normal":
-                raise ValueError(
-                    "compile is for weights that are points; those of slab='normal' are drawn in every step"
-                )
-            self._net = find_sparse(model).child("net")
-        elif isinstance(model, Likelihood):
-            self._net = model.child("net")
-        else:
-            raise ValueError(
-                f"compile needs a network in a model such as Classifier; got {type(model).__name__}. Compile its parts "
-                "yourself, with torch.compile"
-            )
+    def __init__(self, net: Callable[[], nn.Module]) -> None:
+        self._which = net
+        self._net = net()
         self._call: Any = None
 
     @contextmanager

@@ -26,9 +26,11 @@ from l0bayes.inference.size.target import TOLERANCE, Target
 from l0bayes.inference.storage.history import history_path
 from l0bayes.inference.storage.tensorboard import Log, tensorboard_log
 from l0bayes.inference.system.interrupt import deferred_interrupt
-from l0bayes.inference.training.fit_options import FitOptions
+from l0bayes.inference.training.drawn_gates import DrawnGates
+from l0bayes.inference.training.fit_options import FitOptions, Selection
 from l0bayes.inference.training.optimizers import build_optimizer
 from l0bayes.inference.training.parameter_groups import name_gates
+from l0bayes.inference.training.plan_gates import plan_gates, resolved
 from l0bayes.inference.training.run import Run
 from l0bayes.inference.training.step_batches import Batches
 from l0bayes.inference.training.validation import (
@@ -54,14 +56,16 @@ class FitResult:
             target counts it), ``multiplier`` (of that target, in nats) and ``validation_error``.
         checkpoint: the checkpoint of the last epoch, if one was asked for.
         reached: target to the keep ratio of the test-time network.
-        rounded: gates that were opened or closed at the end, nearest to their threshold, so that targets are met; see
-            :mod:`l0bayes.inference.size.rounding`.
+        rounded: gates that were opened or closed at the end of ``selection="svi"``, nearest to their threshold, so that
+            targets are met; see :mod:`l0bayes.inference.size.rounding`.
+        selection: how gates were moved, ``"evidence"`` or ``"svi"``.
     """
 
     history: pd.DataFrame
     checkpoint: Path | None
     reached: dict[Target, float]
     rounded: int = 0
+    selection: Selection = "svi"
 
     @property
     def settled(self) -> int:
@@ -124,6 +128,7 @@ def fit(
     asked = (options or FitOptions()).changed(**changes)
     targets = tuple(target) if isinstance(target, Sequence) else (target,)
     check_kinds(model, guide, train_loader, targets)
+    asked = resolved(asked, model, train_loader)
     check_options(model, train_loader, validation_loader, asked, targets=bool(targets), own_elbo=elbo is not None)
     history_path(history)
     with pyro.get_param_store().scope(), deferred_interrupt() as interruption:
@@ -133,31 +138,38 @@ def fit(
         if asked.channels_last:
             model.to(memory_format=torch.channels_last)
         num_data = int(getattr(model, "num_data", 1))
+        constraints = _constraints(targets, model, guide, train_loader, asked)
         if optimizer is not None:
             check_optimizer(optimizer, objective, asked)
         if optimizer is not None and (asked.ema is not None or asked.schedule != "constant"):
             name_gates(optimizer, objective)
+        optimizer = optimizer or build_optimizer(objective, asked, num_data)
+        gates = plan_gates(objective, asked, constraints, optimizer, train_loader)
         run = Run(
             objective,
-            optimizer or build_optimizer(objective, asked, num_data),
+            optimizer,
             asked,
             checkpoint=None if checkpoint is None else Path(checkpoint),
             history=history_path(history),
             interruption=interruption,
-            constraints=_constraints(targets, model, guide, train_loader, asked),
+            gates=gates,
+            constraints=constraints,
             num_data=num_data,
             generators=own_generators(train_loader),
         )
-        run.resume()
-        log = tensorboard_log(tensorboard if run.processes.first else None, run.progress.epoch)
-        _train(run, train_loader, validation_loader, asked, log, progress=progress)
-        if run.average is not None:
-            run.average.swap()
-        run.restore_rates()
-        run.round_to_target()
-        reached = {constraint.target: constraint.reached() for constraint in run.constraints}
-    _warn_of_missed(run.constraints, reached)
-    return FitResult(pd.DataFrame(run.progress.history), run.checkpoint, reached, run.progress.rounded)
+        try:
+            run.resume()
+            log = tensorboard_log(tensorboard if run.processes.first else None, run.progress.epoch)
+            _train(run, train_loader, validation_loader, asked, log, progress=progress)
+            if run.average is not None:
+                run.average.swap()
+            run.restore_rates()
+        finally:
+            gates.close()
+        reached = {constraint.target: constraint.reached() for constraint in constraints}
+    _warn_of_missed(constraints, reached)
+    rounded = gates.rounded if isinstance(gates, DrawnGates) else 0
+    return FitResult(pd.DataFrame(run.progress.history), run.checkpoint, reached, rounded, asked.selection or "svi")
 
 
 def _constraints(
@@ -182,6 +194,7 @@ def _train(
             row = run.train_epoch(loader)
             run.check_alive()
             with nullcontext() if run.average is None else run.average.in_place():
+                run.gates.write_back()
                 row |= _measure(run, validation_loader)
             if options.shrink_below is not None:
                 run.shrink(options.shrink_below)

@@ -90,6 +90,11 @@ class PointSlab(Slab):
     def _of(self, name: str, weight: Tensor, alive: Tensor | float) -> Tensor:  # noqa: ARG002
         return self._point(weight, alive, self._scale)
 
+    def of_all(self, net: nn.Module) -> Tensor:
+        """The cost of all weights of a network that has only those that are there, such as a compacted one."""
+        weights = [parameter for parameter in net.parameters() if self.covers(parameter.shape)]
+        return torch.stack([self._point(weight.float(), 1.0, self._scale) for weight in weights]).sum()
+
 
 def _alive(maps: list[tuple[int, Tensor]], probs: list[Tensor]) -> Tensor:
     """P(all gates over an element are open), in a shape that broadcasts to the tensor's."""

@@ -11,7 +11,7 @@ from l0bayes.structure import GateGroup, join_name
 from l0bayes.structure.names import shared_parameters
 from l0bayes.subnetwork.resizing import resize, tie
 from l0bayes.subnetwork.selection import Selector
-from l0bayes.subnetwork.tensors import tensor_of
+from l0bayes.subnetwork.tensors import Positions, tensor_of
 
 
 @torch.no_grad()
@@ -29,9 +29,18 @@ def compact_network(
     Returns:
         A module of the user's own class, at reduced size, in the training mode of ``net``.
     """
+    return compact_with_positions(net, groups, gates, round_to)[0]
+
+
+@torch.no_grad()
+def compact_with_positions(
+    net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[str, Tensor], round_to: int = 1
+) -> tuple[nn.Module, Positions]:
+    """The same, and for each tensor that got smaller what it keeps of the full one: dimensions and indices."""
     # Only a plain layer can be made to select its inputs; a subclass keeps the zero columns.
     whole = {g.name for g in groups if g.selects is not None and not can_select(net.get_submodule(g.selects))}
-    selection = Selector(net, groups, whole=frozenset(whole), round_to=round_to)(net, gates)
+    selector = Selector(net, groups, whole=frozenset(whole), round_to=round_to)
+    selection = selector(net, gates)
     tensors = dict(selection.tensors)
     tensors |= {join_name(layer, "index"): keep for layer, (keep, _) in selection.features.items()}
     small = resize(copied(net), {name: tensor.shape for name, tensor in tensors.items()})
@@ -43,4 +52,4 @@ def compact_network(
         values = [tensor_of(small, name) for name in names]
         if all(torch.equal(value, values[0]) for value in values):  # gates may have left them different
             tie(small, names)
-    return small
+    return small, selector.positions(gates)

@@ -1,5 +1,6 @@
 """The tensors of a network by name, and what is left of a tensor, in the layout in memory that it had."""
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 from l0bayes.compat import own_buffers, own_modules, own_parameters
 
 Kept = tuple[tuple[int, Tensor], ...]  # dimensions of a tensor, and the indices along them that are kept
+Positions = Mapping[str, Kept]  # tensor name to what is kept of it; tensors of which all is kept are not named
+Replaced = list[tuple[nn.Parameter, nn.Parameter, Kept]]  # old parameters, new ones, what the new ones keep
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l0bayes import sparsify
-from l0bayes.inference.evidence.decision import Decider, Limit, marginal
+from l0bayes.inference.selection.decision import Decider, Limit, marginal
 from l0bayes.models import MLP
 
 EVERYTHING = {"a": torch.ones(4, dtype=torch.bool), "b": torch.ones(3, dtype=torch.bool)}

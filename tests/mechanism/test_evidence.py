@@ -6,7 +6,7 @@ from cost_oracle import EXAMPLES
 from torch import nn
 
 from l0bayes import sparsify
-from l0bayes.inference.evidence.evidence import Evidence, slope
+from l0bayes.inference.selection.evidence import Evidence, slope
 from l0bayes.models import LeNet5, WideResNet
 from l0bayes.subnetwork.masked import masked_forward
 

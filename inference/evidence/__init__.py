@@ -1,1 +1,0 @@
-"""Gates chosen by evidence: what the data say for each of them, against what it costs to keep."""
