@@ -1,11 +1,12 @@
 """Which gates are open, given the evidence for each and what is asked of the network's size.
 
-Coordinate ascent on the ELBO gives a gate the log-odds ½F − (nats it costs) − Σₖ νₖ · (what it adds to the size k),
-with the prior's log-odds in the nats it costs and a multiplier νₖ ≥ 0 for each limit. The multipliers are found, not
+Coordinate ascent on the ELBO gives a gate the log-odds ½F − Σₖ νₖ · (what it adds to the size k): code cost and prior
+are a size in nats at the price ν = 1, and each target another, with a multiplier ν ≥ 0. The multipliers are found, not
 followed: each is the smallest under which the open gates keep to their limit. What a gate adds depends on which others
 are open, since a parameter is there while all gates over it are; it is counted at the network as it is.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from torch import Tensor
 Gates = Mapping[str, Tensor]
 
 _SWEEPS = 6  # over several limits, each of which moves the others a little
+_UP = 1 + 1e-12  # a gate at the threshold closes, whatever rounding does
 _TRIES = 200  # gates that are tried for what is left at the end
 
 
@@ -25,10 +27,13 @@ class Limit:
     Attributes:
         size: of the network with given gates, group name to 0 and 1 or probabilities; differentiable.
         most: what the size may be at most.
+        price: the largest multiplier; a limit that would need more is not kept. A code cost is such a limit: its size
+            in nats at a price of 1.
     """
 
     size: Callable[[Gates], Tensor]
     most: float
+    price: float = math.inf
 
 
 @dataclass
@@ -70,15 +75,14 @@ class Decider:
     Args:
         opened: group name to which gates are open now; what gates add is counted there.
         nats: group name to the evidence for each gate, ½F.
-        costs: group name to what each gate costs if it is open, in nats: code cost and the prior's log-odds.
         least: group name to the number of gates that stay open at least.
     """
 
-    def __init__(self, opened: Gates, nats: Gates, costs: Gates, least: Mapping[str, int]) -> None:
+    def __init__(self, opened: Gates, nats: Gates, least: Mapping[str, int]) -> None:
         self._names = list(opened)
         self._sizes = [len(opened[name]) for name in self._names]
         self._opened = opened
-        self._worth = self._flat(nats) - self._flat(costs)
+        self._worth = self._flat(nats)
         self._least = least
 
     def _flat(self, by_group: Gates) -> Tensor:
@@ -113,21 +117,24 @@ class Decider:
                 rest = self._worth - sum(
                     m * a for j, (m, a) in enumerate(zip(multipliers, adds, strict=True)) if j != k
                 )
-                multipliers[k] = self._smallest(rest, adds[k], one)
+                multipliers[k] = min(self._smallest(rest, adds[k], one), one.price)
             if multipliers == before:
                 break
         log_odds = self._worth - sum(m * a for m, a in zip(multipliers, adds, strict=True))
         opened = self._open_above(log_odds)
         if fill:
-            log_odds = self._fill(log_odds, opened, adds, limits)
+            strict = [(a, one) for a, one in zip(adds, limits, strict=True) if one.price == math.inf]
+            log_odds = self._fill(log_odds, opened, strict)
         return Decision(opened, self._by_group(log_odds), multipliers)
 
     def _smallest(self, worth: Tensor, adds: Tensor, limit: Limit) -> float:
         """The smallest multiplier under which the open gates keep to a limit."""
+        if limit.most <= 0 and limit.price < math.inf:
+            return limit.price
         if self._fits(self._open_above(worth), limit):
             return 0.0
         matters = (adds > 0) & (worth > 0)
-        closes_at = (worth[matters] / adds[matters]).unique()  # sorted: the multiplier at which each gate closes
+        closes_at = (worth[matters] / adds[matters]).unique() * _UP  # sorted: the multiplier at which each gate closes
         low, high = -1, len(closes_at) - 1
         while high - low > 1:  # at low it does not fit
             middle = (low + high) // 2
@@ -140,20 +147,18 @@ class Decider:
         with torch.no_grad():
             return float(limit.size({name: gates.double() for name, gates in opened.items()})) <= limit.most
 
-    def _fill(
-        self, log_odds: Tensor, opened: dict[str, Tensor], adds: Sequence[Tensor], limits: Sequence[Limit]
-    ) -> Tensor:
+    def _fill(self, log_odds: Tensor, opened: dict[str, Tensor], limits: Sequence[tuple[Tensor, Limit]]) -> Tensor:
         """Opens gates, in place, in the order of their log-odds by what they add; returns log-odds that agree."""
         if not limits:
             return log_odds
         flat = torch.cat([opened[name] for name in self._names])
-        price = torch.stack([a / one.most for a, one in zip(adds, limits, strict=True)]).amax(0)
-        closed = (~flat & (self._worth > 0) & (price > 0)).nonzero().squeeze(1)
-        order = closed[(log_odds[closed] / price[closed]).argsort(descending=True)]
+        share = torch.stack([adds / one.most for adds, one in limits]).amax(0)
+        closed = (~flat & (self._worth > 0) & (share > 0)).nonzero().squeeze(1)
+        order = closed[(log_odds[closed] / share[closed]).argsort(descending=True)]
         log_odds = log_odds.clone()
         for gate in order[:_TRIES].tolist():
             flat[gate] = True
-            if all(self._fits(self._by_group(flat), one) for one in limits):
+            if all(self._fits(self._by_group(flat), one) for _, one in limits):
                 log_odds[gate] = torch.finfo(log_odds.dtype).eps  # undecided, and open
             else:
                 flat[gate] = False

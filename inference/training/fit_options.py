@@ -11,8 +11,9 @@ OptimizerName = Literal["adam", "sgd"]
 Schedule = Literal["constant", "cosine", "late_cosine", "steps"]
 Selection = Literal["evidence", "svi"]
 
-# Shares of the epochs: gates are all open until the first and decided by the second, where finishing begins.
-OPEN_UNTIL, SELECTED_BY = 1 / 8, 3 / 8
+# Shares of the epochs: all gates are open until the first, the rate falls from the second on, and gates are decided by
+# the third, where finishing begins.
+OPEN_UNTIL, COOLING_FROM, SELECTED_BY = 1 / 8, 3 / 8, 3 / 4
 
 _NUMBERS: dict[str, tuple[str, Any]] = {
     "lr": ("> 0", lambda v: v > 0),
@@ -48,7 +49,7 @@ class FitOptions:
         weight_decay: L2 penalty on weights alone, of the mean loss. A slab prior, see :func:`~l0bayes.sparsify`, is the
             principled form.
         schedule: of ``lr``: ``"constant"``, ``"cosine"`` down to nothing over all epochs, ``"late_cosine"``, which
-            begins once gates are decided, at 3/8 of ``epochs``, or ``"steps"``, a fifth of it after 30, 60 and 80 % of
+            begins at 3/8 of ``epochs``, or ``"steps"``, a fifth of it after 30, 60 and 80 % of
             them. ``None``: the late cosine with evidence, constant otherwise.
         kl_warmup: epochs over which the weight of the KL rises from 0 to 1.
         num_particles: draws of the gates a step.
@@ -145,7 +146,7 @@ class FitOptions:
         total = self.epochs + self.fine_tune
         done = epochs / total
         if self.schedule == "late_cosine":
-            late = SELECTED_BY * self.epochs / total
+            late = COOLING_FROM * self.epochs / total
             done = max(0.0, (done - late) / (1 - late))
         if self.schedule in ("cosine", "late_cosine"):
             return max(0.5 * (1 + math.cos(math.pi * done)), 1e-3)

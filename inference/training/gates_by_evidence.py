@@ -9,7 +9,7 @@ log-odds of the last decision: coordinate ascent on the ELBO, to second order in
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,21 +18,23 @@ from torch import Tensor
 
 from l0bayes.find_sparse import find_sparse
 from l0bayes.inference.objective.loss import Objective
-from l0bayes.inference.selection.decision import Decider, Decision, Limit, marginal
+from l0bayes.inference.selection.decision import Decider, Decision, Gates, Limit, marginal
 from l0bayes.inference.selection.evidence import Evidence
 from l0bayes.inference.selection.finishing import Finishing
 from l0bayes.inference.size.constraint import Constraint
 from l0bayes.inference.training.early_stop import until_no_better
 from l0bayes.inference.training.fit_options import OPEN_UNTIL, SELECTED_BY, FitOptions
 from l0bayes.inference.training.gate_plan import GatePlan, History, Moment
+from l0bayes.structure import GateGroup
 from l0bayes.structure.names import layer_of
 
 _DECISIONS = 64  # while selecting
 _FEW = 8  # steps of selecting below which a run is told that it is short
-_WINDOW = 0.05  # of the run, over which evidence is averaged
+_WINDOW, _AT_MOST, _STEPS = 0.01, 0.05, 50  # of the run, over which evidence is averaged, and so many steps
 _TRAINED = 200  # steps by the end of selecting that a network needs for evidence to stand against the full code cost
 _LAST = 4  # rounds of the last decision: what gates add to a size depends on which are open
 _TIMINGS = 8  # while selecting, for a latency
+_RETURNS = 2.0  # with how large a power of n/k, k of n gates being open, the last ones of a group are worth more
 _SURE = 30.0  # log-odds beyond which a probability is 0 or 1
 _MARGIN = 0.1  # in log α, by which a gate that is decided is beyond the threshold of every rule
 
@@ -64,14 +66,15 @@ class GatesByEvidence(GatePlan):
         self._optimizer, self._num_data = optimizer, num_data
         self._sparse = find_sparse(self.model)
         total = options.epochs * steps
-        self._evidence = Evidence(self._sparse.groups, _WINDOW * total).to(self._device)
+        window = max(_WINDOW * total, min(_STEPS, _AT_MOST * total))
+        self._evidence = Evidence(self._sparse.groups, window).to(self._device)
         self.stored = {"evidence": self._evidence}
         self._interval = max(1, round((SELECTED_BY - OPEN_UNTIL) * total / _DECISIONS))
         self._kl_weight = min(1.0, SELECTED_BY * total / _TRAINED) ** 2  # as evidence grows with what is learned
         self._short = (SELECTED_BY - OPEN_UNTIL) * total < _FEW
         self._finishing: Finishing | None = None
         self._opened: dict[str, Tensor] = {g.name: torch.ones(g.size, dtype=torch.bool) for g in self._sparse.groups}
-        self._next = 0  # decision, counted over the phase
+        self._free = {g.name for g in self._sparse.groups if not any(_about(one, g) for one in self._constraints)}
         self._begun = False
 
     @property
@@ -128,27 +131,31 @@ class GatesByEvidence(GatePlan):
     def _worth(self) -> dict[str, Tensor]:
         """Evidence in nats; none for gates that have nothing alive to decide over."""
         alive = marginal(self._sparse.live_cost().amount, self._opened)
-        return {
-            name: torch.where(alive[name] > 0, nats.cpu().double(), 0) for name, nats in self._evidence.nats().items()
-        }
+        found = {}
+        for name, nats in self._evidence.nats().items():
+            scarcity = len(nats) / max(1, int(self._opened[name].sum())) if name not in self._free else 1.0
+            found[name] = torch.where(alive[name] > 0, nats.cpu().double() * scarcity**_RETURNS, 0)
+        return found
 
-    def _costs(self) -> dict[str, Tensor]:
-        """What the prior takes for an open gate, in nats; a target stands in its place in the layers it is about."""
-        costs = marginal(self._sparse.prior_cost, self._opened)
-        for group in self._sparse.groups:
-            layers = {group.layer, *(layer_of(part.tensor) for part in group.slices)}
-            if any(layers & one.layers for one in self._constraints):
-                costs[group.name] = torch.zeros_like(costs[group.name])
-        return {name: cost.detach().cpu() for name, cost in costs.items()}
+    def _code_cost(self) -> Callable[[Gates], Tensor] | None:
+        """What open gates cost under the prior, in nats; a target takes its place in the layers it is about."""
+        others = {name: gates.double() for name, gates in self._opened.items() if name not in self._free}
+        return (lambda gates: self._prior_cost({**gates, **others})) if self._free else None
+
+    def _prior_cost(self, gates: Gates) -> Tensor:
+        return self._sparse.prior_cost({name: gate.to(self._device) for name, gate in gates.items()}).cpu()
 
     def _decide(self, selected: float, *, fill: bool = False) -> None:
         """Closes as much as should be closed by now, cubically in the share of the phase that is done."""
-        closed = 1 - (1 - selected) ** 3
-        costs = {name: self._kl_weight * closed * cost for name, cost in self._costs().items()}
-        limits = [Limit(one.size_of, 1 - (1 - one.target.share) * closed) for one in self._constraints]
+        left = (1 - selected) ** 3
+        limits = [Limit(one.size_of, one.target.share + (1 - one.target.share) * left) for one in self._constraints]
+        cost = self._code_cost()
+        if cost is not None:  # evidence needs steps to answer to what has closed: not all may go at once
+            everything = {name: torch.ones_like(gates).double() for name, gates in self._opened.items()}
+            limits.append(Limit(cost, left * float(cost(everything)), self._kl_weight))
         least = {group.name: group.min_units for group in self._sparse.groups}
-        decision = Decider(self._opened, self._worth(), costs, least).decide(limits, fill=fill)
-        for one, multiplier in zip(self._constraints, decision.multipliers, strict=True):
+        decision = Decider(self._opened, self._worth(), least).decide(limits, fill=fill)
+        for one, multiplier in zip(self._constraints, decision.multipliers, strict=False):
             one.multiplier = multiplier
         self._opened = decision.opened
         self._write(decision)
@@ -239,3 +246,8 @@ class GatesByEvidence(GatePlan):
         self._begun = True
         if state["finishing"]:
             self._finish()
+
+
+def _about(constraint: Constraint, group: GateGroup) -> bool:
+    """Whether a target is about a layer that a group decides over."""
+    return bool(constraint.layers & {group.layer, *(layer_of(part.tensor) for part in group.slices)})

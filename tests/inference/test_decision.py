@@ -32,8 +32,9 @@ def additive(adds):
 
 
 @given(numbers, numbers)
-def test_without_limits_a_gate_is_open_where_its_evidence_exceeds_its_cost(nats, costs):
-    decision = Decider(EVERYTHING, by_group(nats), by_group(costs), NOTHING_LESS).decide([])
+def test_at_a_price_a_gate_is_open_where_its_evidence_exceeds_its_cost(nats, costs):
+    code_cost = Limit(additive(costs), 0.0, price=1.0)
+    decision = Decider(EVERYTHING, by_group(nats), NOTHING_LESS).decide([code_cost])
     assert flat(decision.opened).tolist() == [float(a > b) for a, b in zip(nats, costs, strict=True)]
     torch.testing.assert_close(
         flat(decision.log_odds), torch.tensor(nats, dtype=torch.float64) - torch.tensor(costs, dtype=torch.float64)
@@ -44,9 +45,7 @@ def test_without_limits_a_gate_is_open_where_its_evidence_exceeds_its_cost(nats,
 @given(numbers, positive, st.floats(0.0, 30.0))
 def test_under_a_limit_nothing_better_costs_as_little(nats, adds, most):
     """Of all patterns that are no larger than the one chosen none has more evidence: what a multiplier guarantees."""
-    decision = Decider(EVERYTHING, by_group(nats), by_group([0.0] * 7), NOTHING_LESS).decide(
-        [Limit(additive(adds), most)]
-    )
+    decision = Decider(EVERYTHING, by_group(nats), NOTHING_LESS).decide([Limit(additive(adds), most)])
     patterns = torch.tensor(list(itertools.product([0.0, 1.0], repeat=7)), dtype=torch.float64)
     sizes, worth = (
         patterns @ torch.tensor(adds, dtype=torch.float64),
@@ -62,7 +61,7 @@ def test_under_a_limit_nothing_better_costs_as_little(nats, adds, most):
 @settings(max_examples=100)
 @given(numbers, positive, st.floats(0.5, 30.0))
 def test_filling_takes_whatever_still_fits(nats, adds, most):
-    decider = Decider(EVERYTHING, by_group(nats), by_group([0.0] * 7), NOTHING_LESS)
+    decider = Decider(EVERYTHING, by_group(nats), NOTHING_LESS)
     limit = Limit(additive(adds), most)
     before, after = flat(decider.decide([limit]).opened), flat(decider.decide([limit], fill=True).opened)
     size = float(after @ torch.tensor(adds, dtype=torch.float64))
@@ -75,21 +74,21 @@ def test_filling_takes_whatever_still_fits(nats, adds, most):
 @given(numbers, positive, positive, st.floats(1.0, 20.0), st.floats(1.0, 20.0))
 def test_several_limits_are_kept_at_once(nats, first, second, most, other):
     limits = [Limit(additive(first), most), Limit(additive(second), other)]
-    opened = Decider(EVERYTHING, by_group(nats), by_group([0.0] * 7), NOTHING_LESS).decide(limits, fill=True).opened
+    opened = Decider(EVERYTHING, by_group(nats), NOTHING_LESS).decide(limits, fill=True).opened
     assert all(float(limit.size(opened)) <= limit.most for limit in limits)
 
 
 def test_every_group_keeps_its_least_whatever_is_asked():
     least = {"a": 2, "b": 1}
     nats = by_group([1.0, 3.0, 2.0, 0.0, 0.5, 0.1, 0.2])
-    opened = Decider(EVERYTHING, nats, by_group([10.0] * 7), least).decide([Limit(additive([1.0] * 7), 0.0)]).opened
+    opened = Decider(EVERYTHING, nats, least).decide([Limit(additive([1.0] * 7), 0.0)]).opened
     assert opened["a"].tolist() == [False, True, True, False]
     assert opened["b"].tolist() == [True, False, False]
 
 
 def test_gates_come_back():
     nothing = {name: torch.zeros_like(gates) for name, gates in EVERYTHING.items()}
-    opened = Decider(nothing, by_group([1.0] * 7), by_group([0.0] * 7), NOTHING_LESS).decide([]).opened
+    opened = Decider(nothing, by_group([1.0] * 7), NOTHING_LESS).decide([]).opened
     assert flat(opened).all()
 
 
@@ -113,9 +112,8 @@ def test_a_network_lands_on_its_target(share):
     live = sparse.live_cost()
     opened = {group.name: torch.ones(group.size, dtype=torch.bool) for group in sparse.groups}
     nats = {group.name: torch.rand(group.size) * 10 for group in sparse.groups}
-    nothing = {name: torch.zeros_like(each) for name, each in nats.items()}
     limit = Limit(lambda gates: live.amount(gates) / live.total, share)
     for _ in range(4):  # what gates add is counted anew
-        opened = Decider(opened, nats, nothing, dict.fromkeys(opened, 1)).decide([limit], fill=True).opened
+        opened = Decider(opened, nats, dict.fromkeys(opened, 1)).decide([limit], fill=True).opened
     reached = float(limit.size({name: gates.double() for name, gates in opened.items()}))
     assert 0.98 * share <= reached <= share
