@@ -26,7 +26,7 @@ class Progress:
         history: one row of measurements a finished epoch.
         epoch_random: random state at the start of the epoch, from which its order of data follows.
         units: for a network that was shrunk, the gates that are left of each group.
-        multipliers: those of the targets, in nats.
+        multipliers: Lagrange multipliers of the targets, in nats.
         settings: what a run that resumes must agree with, by name.
         rounded: gates that were opened or closed at the end of their training, for the targets.
     """

@@ -51,7 +51,7 @@ class Run:
         checkpoint: where to write checkpoints, if anywhere.
         history: where to write the history, if anywhere.
         interruption: whether Ctrl-C was pressed.
-        constraints: those of the targets.
+        constraints: the targets as constraints, in the order in which they were given.
         num_data: size of the training set, 1 if nobody knows.
         generators: of random numbers, the loader's own.
     """

@@ -43,7 +43,7 @@ class Roles:
         makers: class to the axes of the weights that make it.
         readers: class to the axes of the weights that read it.
         macs: multiply-accumulates of each weight on the example.
-        products: those of features with features: their labels, and how many each.
+        products: multiply-accumulates of features with features: labels, and how many each.
     """
 
     def __init__(self, net: nn.Module, example_input: Any) -> None:
