@@ -78,12 +78,12 @@ def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
 
 
 def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
-    """A module's own buffers, likewise."""
+    """A module's own buffers, the very dict."""
     return module._buffers  # noqa: SLF001
 
 
 def own_modules(module: nn.Module) -> dict[str, nn.Module | None]:
-    """A module's own submodules, likewise."""
+    """A module's own submodules, the very dict."""
     return module._modules  # noqa: SLF001
 
 

@@ -38,7 +38,7 @@ class GateOptions:
     expected_open: float | None = None
 
     def checked(self, layer: str) -> "GateOptions":
-        """Itself, if every number is in its range.
+        """These options, if every number is in its range.
 
         Raises:
             StructureError: if the granularity is unknown.

@@ -321,7 +321,7 @@ class SparseModule(OwnedModule, FollowsDevice):
         return self._run(gates, None, None, args, kwargs)
 
     def run_with(self, gates: Mapping[str, Tensor], weights: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        """The same with given values of some weights, such as from :meth:`draw_weights`."""
+        """The output of the subnetwork with given values of some weights, such as from :meth:`draw_weights`."""
         return self._run(gates, weights, None, args, kwargs)
 
     def _run(

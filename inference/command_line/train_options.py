@@ -15,7 +15,7 @@ GatesName = Literal["unit", "input", "paper"]
 CostName = Literal["parameters", "macs", "paper"]
 
 # Options that a resumed run may have otherwise.
-MAY_CHANGE = {"data_dir", "download", "out", "epochs", "device", "progress", "tensorboard"}
+MAY_CHANGE = {"data_dir", "download", "out", "epochs", "device", "progress", "tensorboard", "draws_apart"}
 _CODE_COST = 0.03  # chosen on the validation part of the digits
 _PAPER_GATES: dict[str, Any] = {
     "mlp": "input",
@@ -45,12 +45,12 @@ class TrainOptions(FitOptions):
         code_cost: λ, nats per parameter, or per what ``cost`` says; ``aic`` or ``bic``. None: 0.03, or 0 with a target
             or normal weights.
         cost: what is paid for: ``parameters`` or ``macs`` that are alive, or, as in the ``paper``, each gate its own.
-        target_parameters: share of the parameters to keep; the code cost then follows from it, on top of the one given.
-        target_macs: share of the multiply-accumulates to keep, likewise.
-        target_latency: share of the measured time of a forward pass to keep, likewise.
+        target_parameters: keep ratio of the parameters; the code cost then follows from it, on top of the one given.
+        target_macs: keep ratio of the multiply-accumulates, likewise.
+        target_latency: keep ratio of the measured time of a forward pass, likewise.
         inclusion: prior probability of an open gate, or two numbers a and b for one with a Beta(a, b) prior, of each
             layer its own; none is the paper's objective.
-        expected_open: the same as the number of gates of each layer that are open on average.
+        expected_open: that probability, given as the number of gates of each layer that are open on average.
         slab: ``point`` weights, or ``normal`` ones: the full spike-and-slab posterior.
         slab_scale: standard deviation of a normal prior of the weights that are there; learned if they are normal and
             none is given.
@@ -110,8 +110,8 @@ class TrainOptions(FitOptions):
         """The gates as ``sparsify`` takes them."""
         return _PAPER_GATES[self.network] if self.gates == "paper" else self.gates
 
-    def __post_init__(self, draws_apart: bool | None) -> None:
-        super().__post_init__(draws_apart)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.inclusion, list) and (len(self.inclusion) != 2 or not min(self.inclusion) > 0):  # noqa: PLR2004
             raise ValueError(f"inclusion: a Beta prior takes two numbers > 0; got {self.inclusion}")
         if self.shift < 0:

@@ -30,7 +30,7 @@ class ClosedFormKL_ELBO(HookedELBO):  # noqa: N801 (named as Pyro names its ELBO
     Args:
         num_particles: runs of model and guide a step, to average over.
         antithetic: whether to draw them in pairs, see :class:`~l0bayes.inference.objective.antithetic.Antithetic`.
-        options: those of :class:`~pyro.infer.ELBO`.
+        options: further options of :class:`~pyro.infer.ELBO`.
 
     Raises:
         ValueError: if ``antithetic`` is asked for with an odd number of particles, or with vectorised ones.

@@ -109,11 +109,10 @@ def infer_inclusion(
         method: ``"mean-field"``: a hard concrete guide by SVI, 1500 steps over all the data; errs where predictors are
             correlated, and by its relaxation. ``"binary"``: mean field with binary gates by coordinate ascent, without
             the relaxation's error; milliseconds. ``"mixture"``: the distinct ends of ``starts`` of those, weighted by
-            their ELBOs; as many times the cost. ``"importance"``: importance sampling, draws from
-            that mixture, adapted to what they show and weighted by their marginal likelihoods, with the coefficients
-            integrated out; at most ``2 * draws`` evaluations of p³ operations, 4 rounds. For logistic and Poisson
-            regression the marginal likelihood is
-            Laplace's approximation, and the middle two are about the mode of the full model.
+            their ELBOs; as many times the cost. ``"importance"``: importance sampling, draws from that mixture, adapted
+            to what they show and weighted by their marginal likelihoods, with the coefficients integrated out; at most
+            ``2 * draws`` evaluations of p³ operations, 4 rounds. For logistic and Poisson regression the marginal
+            likelihood is Laplace's approximation, and the middle two are about the mode of the full model.
         starts: of coordinate ascent.
         draws: in each of two independent runs of importance sampling, whose agreement is part of the diagnosis; the
             first three methods are checked against them too.

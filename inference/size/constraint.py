@@ -96,12 +96,12 @@ class Constraint:
         self._refuse_impossible()
 
     def others(self, constraints: Sequence["Constraint"]) -> list["Constraint"]:
-        """Those of some constraints that are about layers of this one, too."""
+        """The constraints, among some, that are about layers of this one too; without this one."""
         return [other for other in constraints if other is not self and self.layers & other.layers]
 
     @property
     def _live(self) -> LiveCost:
-        """Of the network as it is now, for it may shrink."""
+        """The cost of the network as it is now, for it may shrink."""
         return self._sparse.live_cost(self._of, self.target.layers)
 
     def _refuse_impossible(self) -> None:

@@ -31,7 +31,7 @@ def round_to_target(model: Any, guide: Any, constraints: Sequence[Constraint]) -
     Args:
         model: a model around a sparse module.
         guide: its guide, whose ``log_alpha`` may change.
-        constraints: those of the targets.
+        constraints: the targets as constraints.
 
     Returns:
         How many gates changed.

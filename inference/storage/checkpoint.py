@@ -26,7 +26,7 @@ class Progress:
         history: one row of measurements a finished epoch.
         epoch_random: random state at the start of the epoch, from which its order of data follows.
         units: for a network that was shrunk, the gates that are left of each group.
-        multipliers: those of the targets, in nats.
+        multipliers: Lagrange multipliers of the targets, in nats.
         settings: what a run that resumes must agree with, by name.
         gates: what the plan of the gates notes, see :class:`~l0bayes.inference.training.gate_plan.GatePlan`.
     """

@@ -72,7 +72,7 @@ class Processes:
         return float(shared)
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Waits until all processes are here."""
         if self.size > 1:
             dist.barrier()
 

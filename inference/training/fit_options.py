@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from dataclasses import InitVar, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -91,12 +91,10 @@ class FitOptions:
     bf16: bool = False
     compile: bool = False
     channels_last: bool = False
-    draws_apart: InitVar[bool | None] = None
+    draws_apart: bool | None = None
 
-    def __post_init__(self, draws_apart: bool | None) -> None:
-        if draws_apart is not None:
-            warnings.warn("draws_apart is called independent_draws now", DeprecationWarning, stacklevel=3)
-            object.__setattr__(self, "independent_draws", draws_apart)
+    def __post_init__(self) -> None:
+        self._take_old_names()
         self._check_numbers()
         for name, kind in (("optimizer", OptimizerName), ("schedule", Schedule), ("selection", Selection)):
             if getattr(self, name) not in (*get_args(kind), *((None,) if name != "optimizer" else ())):
@@ -107,6 +105,12 @@ class FitOptions:
             raise ValueError(f"kl_warmup must be at most epochs, {self.epochs}; got {self.kl_warmup}")
         if self.antithetic and self.num_particles % 2:
             raise ValueError(f"num_particles must be even with antithetic=True; got {self.num_particles}")
+
+    def _take_old_names(self) -> None:
+        if self.draws_apart is not None:
+            warnings.warn("draws_apart is called independent_draws now", DeprecationWarning, stacklevel=4)
+            object.__setattr__(self, "independent_draws", self.draws_apart)
+            object.__setattr__(self, "draws_apart", None)  # said once, and not again of copies
 
     def _check_numbers(self) -> None:
         for name, (must, check) in _NUMBERS.items():
@@ -131,7 +135,7 @@ class FitOptions:
             ValueError: if a value is out of range.
         """
         known = [field.name for field in fields(self)]
-        if unknown := sorted(set(options) - set(known) - {"draws_apart"}):
+        if unknown := sorted(set(options) - set(known)):
             raise TypeError(f"fit has no option {unknown[0]!r}; its options are {', '.join(known)}")
         return replace(self, **options)
 

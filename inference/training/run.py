@@ -49,7 +49,7 @@ class Run:
         history: where to write the history, if anywhere.
         interruption: whether Ctrl-C was pressed.
         gates: what the gates do in each phase.
-        constraints: those of the targets.
+        constraints: the targets as constraints, in the order in which they were given.
         num_data: size of the training set, 1 if nobody knows.
         generators: of random numbers, the loader's own.
     """

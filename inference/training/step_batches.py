@@ -23,9 +23,9 @@ def step_batches(
     """The batches of each step that is still to do, in the order they would have had without an interruption.
 
     Args:
-        loader: of the user's.
+        loader: the user's data loader.
         progress: how far the run is; the random state at the start of an epoch is noted there.
-        options: of the run.
+        options: how the run trains.
         keep: called when the loader fails, to write down what was learned; says where that is.
 
     Raises:

@@ -100,7 +100,7 @@ class FewerHeads(nn.MultiheadAttention):
 
         Args:
             query: ``(N, L, E)`` if ``batch_first``, else ``(L, N, E)``; ``(L, E)`` for a single sequence.
-            key: likewise, of length S.
+            key: as ``query``, of length S.
             value: of the shape of ``key``.
             key_padding_mask: ``(N, S)``, or ``(S,)`` for a single sequence: True at keys to leave out, or what to
                 add to their scores.

@@ -22,7 +22,7 @@ class Call:
 
     @property
     def name(self) -> str:
-        """Its name, without namespace and overload."""
+        """The operation's name, without namespace and overload."""
         name: str = self.func.name().rpartition("::")[2]
         return name.partition(".")[0]
 

@@ -13,7 +13,7 @@ from l0bayes.structure.labelling import Labelling
 
 
 def move(flow: Labelling, call: Call) -> None:
-    """The same operation on the labels."""
+    """Moves labels as the operation moves the data."""
     if flow.is_weight(call.first_out):
         return
     if call.name in ("index", "_unsafe_index", "gather", "index_select"):  # integers say where from; the source moves
@@ -78,7 +78,7 @@ def restride(flow: Labelling, call: Call) -> None:
 
 
 def copy(flow: Labelling, call: Call) -> None:
-    """The same labels, apart from what is written into the original later."""
+    """Labels of a copy, which what is written into the original later does not reach."""
     if flow.is_weight(call.out):
         return
     labels = flow.labels(call.args[0])

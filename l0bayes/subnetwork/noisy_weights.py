@@ -41,7 +41,7 @@ class NoisyWeights(TorchFunctionMode):
 
     Args:
         weights: name to weight, the very tensor that the network will read.
-        noise: theirs.
+        noise: how far those weights are from their means.
         rows: number of data.
     """
 

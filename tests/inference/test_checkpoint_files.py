@@ -182,3 +182,9 @@ def test_random_states_round_trip(drawn_before):
 
 def test_reading_the_random_state_draws_nothing():
     assert_equal_states(random_state(), random_state())
+
+
+def test_a_checkpoint_of_before_resumes(path):
+    """What ``rounded`` was called before."""
+    rewritten(path, change_facts=lambda facts: facts | {"settled": facts.pop("rounded")})
+    resume(path)
