@@ -11,9 +11,7 @@ OptimizerName = Literal["adam", "sgd"]
 Schedule = Literal["constant", "cosine", "late_cosine", "steps"]
 Selection = Literal["evidence", "svi"]
 
-# Shares of the epochs: all gates are open until the first, the rate falls from the second on, and gates are decided by
-# the third, where finishing begins.
-OPEN_UNTIL, COOLING_FROM, SELECTED_BY = 1 / 8, 3 / 8, 3 / 4
+COOLING_FROM = 3 / 8  # of the epochs, where the late cosine begins
 
 _NUMBERS: dict[str, tuple[str, Any]] = {
     "lr": ("> 0", lambda v: v > 0),

@@ -7,12 +7,12 @@ import random
 import numpy as np
 import pytest
 import torch
+from drawn import fit
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from toy_problem import assert_equal_states, loader, pair, state
 
 from l0bayes.errors import FileFormatError
-from l0bayes.inference import fit
 from l0bayes.inference.system.random_state import random_state, set_random_state
 
 
