@@ -153,6 +153,7 @@ class GatesByEvidence(GatePlan):
     def _prior_cost(self, gates: Gates) -> Tensor:
         return self._sparse.prior_cost({name: gate.to(self._device) for name, gate in gates.items()}).cpu()
 
+    @torch.no_grad()
     def _decide(self, selected: float, *, fill: bool = False) -> None:
         """Closes as much as should be closed by now, along the curve, in the share of the phase that is done."""
         left = (1 - selected) ** self._power

@@ -36,7 +36,8 @@ WRONG = [
     ("shrink_below", 1, "in [0, 1), or none"),
     ("shrink_below", -0.1, "in [0, 1), or none"),
     ("optimizer", "lion", "one of adam, sgd"),
-    ("schedule", "linear", "one of constant, cosine, steps"),
+    ("schedule", "linear", "one of constant, cosine, late_cosine, steps"),
+    ("selection", "magnitude", "one of evidence, svi"),
 ]
 
 

@@ -50,10 +50,10 @@ def trained(kind="mlp", epochs=8, path=None, model_options=None, **options):
 
 @pytest.mark.parametrize("epochs", [4, 8, 30])
 @pytest.mark.parametrize("target", [Target(0.5), Target(0.1), Target(0.25, "macs"), Target(0.5, "macs")], ids=str)
-def test_an_mlp_lands_within_2_percent_whatever_the_number_of_epochs(target, epochs):
+def test_an_mlp_lands_within_3_percent_whatever_the_number_of_epochs(target, epochs):
+    """Never above; below by less than what one more gate would add, which is 2.6 % here where few are left."""
     _, _, result, _ = trained(epochs=epochs, target=target)
-    assert result.reached[target] == pytest.approx(target.share, rel=0.02)
-    assert result.reached[target] <= target.share
+    assert 0.97 * target.share <= result.reached[target] <= target.share
 
 
 @pytest.mark.parametrize("kind", ["lenet", "lenet, the paper's gates", "wrn"])
@@ -102,14 +102,14 @@ def test_latency_is_timed_and_reached(monkeypatch):
         ("mlp", {"ema": 0.9}),
         ("mlp", {"optimizer": "sgd", "lr": 0.01, "clip_norm": 1.0}),
         ("lenet", {}),
-        ("lenet, the paper's gates", {"accumulate": 2}),
+        ("lenet, the paper's gates", {"accumulate": 2, "epochs": 8}),
         ("wrn", {"ema": 0.9, "channels_last": True}),
         ("wrn", {"bf16": True}),
     ],
     ids=str,
 )
 def test_the_compacted_network_is_what_was_trained(kind, options):
-    model, guide, result, x = trained(kind, epochs=4, target=Target(0.3), **options)
+    model, guide, result, x = trained(kind, **{"epochs": 4, "target": Target(0.3)} | options)
     assert result.selection == "evidence"
     model.eval()
     torch.testing.assert_close(compact(model, guide)(x), predict(model, guide, x), atol=1e-5, rtol=1e-4)
