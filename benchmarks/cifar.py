@@ -3,7 +3,7 @@
 The recipe is the paper's: SGD with Nesterov momentum, 200 epochs, the rate cut to a fifth at 30, 60 and 80 % of them,
 weight decay 5e-4, images shifted by up to 4 pixels and mirrored. ``--gates paper`` gates the first convolution of each
 block, ``--gates unit`` every convolution and all residual streams. ``--minutes`` ends a run early, with what was
-reached by then; the same command goes on from the checkpoint. On a GPU:
+reached by then; the same command resumes from the checkpoint. On a GPU:
 
     python benchmarks/cifar.py --depth 28 --width 10 --gates unit --target-macs 0.16 --device cuda --minutes 25
 """
@@ -26,6 +26,7 @@ from scores import dense_scores, gated_scores
 from torch import Tensor, nn
 
 from l0bayes import compact
+from l0bayes.find_sparse import find_sparse
 from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, save
 from l0bayes.inference.command_line.job import Job
 from l0bayes.inference.command_line.train import history_file, train_one
@@ -35,7 +36,6 @@ from l0bayes.inference.objective.loss import Objective
 from l0bayes.inference.system.timing import interleaved
 from l0bayes.models import Classifier
 from l0bayes.posterior.cost import cost
-from l0bayes.sparsify import find_sparse
 from l0bayes.subnetwork.selection import Selector
 
 _ROWS = 1000  # images a batch of the test part
@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast")
     parser.add_argument("--dense", action="store_true", help="train the dense network too")
-    parser.add_argument("--minutes", type=float, help="at most so many for each network; call again to go on")
+    parser.add_argument("--minutes", type=float, help="at most so many for each network; call again to resume")
     parser.add_argument("--rounds", type=int, default=9, help="how often each kind of step is timed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="out/cifar", help="working folder, with checkpoints")

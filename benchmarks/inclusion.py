@@ -17,7 +17,7 @@ from l0bayes.inference import infer_inclusion
 from l0bayes.models import SpikeSlabRegression, exact_posterior
 
 SETS, ROWS, PREDICTORS = 20, 100, 10
-GUIDES = ("mean-field", "binary", "mixture", "resampled")
+METHODS = ("mean-field", "binary", "mixture", "importance")
 OFF = 0.2  # an error that must not go without a warning
 
 Problem = tuple[SpikeSlabRegression, np.ndarray]  # the model, and the truth
@@ -40,16 +40,16 @@ def diabetes() -> Problem:
     return SpikeSlabRegression(x, y, noise_scale=0.7, slab_scale=0.5), exact_posterior(x, y, 0.7, 0.5).inclusion
 
 
-def row(problems: list[Problem], guide: Any, seeds: int) -> dict[str, Any]:
+def row(problems: list[Problem], method: Any, seeds: int) -> dict[str, Any]:
     """Largest errors of a method over problems and seeds, and whether it knew."""
     errors, warned, found = [], [], []
     for model, truth in problems:
-        for seed in range(1 if guide == "mean-field" else seeds):
+        for seed in range(1 if method == "mean-field" else seeds):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                it = infer_inclusion(model, guide, seed=seed)
+                it = infer_inclusion(model, method, seed=seed)
             errors.append(float(np.abs(it.inclusion - truth).max()))
-            warned.append(bool(it.doubts))
+            warned.append(bool(it.diagnostics))
             found.append(it)
     off = [error > OFF for error in errors]
     return {
@@ -67,21 +67,21 @@ def row(problems: list[Problem], guide: Any, seeds: int) -> dict[str, Any]:
 def table(results: dict[str, dict[str, Any]]) -> str:
     """As Markdown."""
     lines = [
-        "| data | guide | largest error | mean | off by > 0.2 | of these with a warning | seconds |",
+        "| data | method | largest error | mean | off by > 0.2 | of these with a warning | seconds |",
         "|---" * 7 + "|",
     ]
-    for data, guides in results.items():
-        for guide, it in guides.items():
+    for data, methods in results.items():
+        for method, it in methods.items():
             off = f"{it['off_by_more_than_0.2']} of {it['runs']} | {it['of_these_warned_of']}"
             errors = f"{it['largest_error']:.3f} | {it['mean_of_largest_errors']:.3f}"
-            lines.append(f"| {data} | {guide} | {errors} | {off} | {it['median_seconds']:.2f} |")
+            lines.append(f"| {data} | {method} | {errors} | {off} | {it['median_seconds']:.2f} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     """Runs all methods on all data."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--guides", nargs="+", choices=GUIDES, default=list(GUIDES))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     data = {
@@ -90,7 +90,7 @@ def main() -> None:
         "diabetes": [diabetes()],
     }
     results = {
-        name: {guide: row(problems, guide, options.seeds) for guide in options.guides}
+        name: {method: row(problems, method, options.seeds) for method in options.methods}
         for name, problems in data.items()
     }
     record("inclusion", 0, results, table(results))

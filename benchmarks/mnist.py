@@ -3,7 +3,7 @@
 Each file in ``configs/`` is a configuration of ``l0bayes train``, chosen on the validation part; those called
 ``dropout-…`` have no gates. A run writes its summary (last-epoch test errors, scores by test-time rule, seconds,
 options, versions) to ``results/mnist/``, with the finished network, if it has gates; the working folder holds the
-checkpoints from which an interrupted run goes on. ``--check`` evaluates what is stored.
+checkpoints from which an interrupted run resumes. ``--check`` evaluates what is stored.
 """
 
 import argparse

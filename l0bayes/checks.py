@@ -1,4 +1,4 @@
-"""Checks of data and of options that several networks have, at the door."""
+"""Input validation: data, and options that several networks have."""
 
 from typing import Any
 

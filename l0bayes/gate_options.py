@@ -12,7 +12,7 @@ from torch.distributions import Beta
 from l0bayes.distributions.gate_prior import check_code_cost
 from l0bayes.distributions.prior_inclusion import check_inclusion, share_expected
 from l0bayes.errors import StructureError
-from l0bayes.structure import WORDS
+from l0bayes.structure import GRANULARITIES
 
 COSTS = ("parameters", "macs", "paper")
 
@@ -38,14 +38,14 @@ class GateOptions:
     expected_open: float | None = None
 
     def checked(self, layer: str) -> "GateOptions":
-        """Itself, if every number is in its range.
+        """These options, if every number is in its range.
 
         Raises:
-            StructureError: if the word is unknown.
+            StructureError: if the granularity is unknown.
             ValueError: if a number is not.
         """
-        if self.gates not in WORDS:
-            raise StructureError(f"gates: {self.gates!r} for layer {layer!r} is none of {', '.join(WORDS)}")
+        if self.gates not in GRANULARITIES:
+            raise StructureError(f"gates: {self.gates!r} for layer {layer!r} is none of {', '.join(GRANULARITIES)}")
         for name in ("code_cost", "init_open"):
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -75,7 +75,7 @@ class GateOptions:
 
 
 def read_options(layer: str, value: Any, default: GateOptions) -> GateOptions:
-    """Options of a layer: a word, or a mapping with one, over the defaults.
+    """Options of a layer: a granularity, or a mapping with one, over the defaults.
 
     Raises:
         StructureError: if it is neither, or an option is unknown.
@@ -144,7 +144,7 @@ def match_layers(layers: Sequence[str], gates: str | Mapping[str, Any]) -> dict[
 
     Args:
         layers: names of the network's layers.
-        gates: one word for all layers, or a mapping from patterns of layer names (as in ``fnmatch``) to values.
+        gates: one granularity for all layers, or a mapping from patterns of layer names (as in ``fnmatch``) to values.
 
     Returns:
         Layer name to value, in the network's order.
@@ -160,8 +160,8 @@ def match_layers(layers: Sequence[str], gates: str | Mapping[str, Any]) -> dict[
     patterns = {"*": gates} if isinstance(gates, str) else dict(gates) if isinstance(gates, Mapping) else {}
     if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
         raise StructureError(
-            f"gates: must be one word for all layers, or a mapping from patterns of layer names to words or options; "
-            f"got {gates!r}"
+            f"gates: must be one granularity for all layers, 'unit', 'input' or 'weight', or a mapping from patterns "
+            f"of layer names to granularities or options; got {gates!r}"
         )
     for pattern in patterns:
         if not fnmatch.filter(layers, pattern):

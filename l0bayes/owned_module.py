@@ -19,6 +19,8 @@ from pyro.nn import PyroModule
 from pyro.poutine import runtime
 from torch import nn
 
+from l0bayes.compat import own_modules, own_parameters
+
 _count = itertools.count(1)
 _unheard: ContextVar[bool] = ContextVar("unheard", default=False)
 
@@ -58,7 +60,7 @@ class OwnedModule(PyroModule):
 
     def child(self, name: str) -> nn.Module:
         """A submodule, without the Pyro statements that reading it as an attribute would make."""
-        module = self._modules[name]
+        module = own_modules(self)[name]
         if module is None:
             raise AttributeError(f"{type(self).__name__}.{name} is None")
         return module
@@ -68,8 +70,8 @@ class OwnedModule(PyroModule):
         *parents, name = path.split(".")
         module: nn.Module | None = self
         for parent in parents:
-            module = module._modules[parent] if module is not None else None  # noqa: SLF001 (Pyro intercepts the public way)
-        parameter = None if module is None else module._parameters[name]  # noqa: SLF001
+            module = own_modules(module)[parent] if module is not None else None
+        parameter = None if module is None else own_parameters(module)[name]
         if parameter is None:
             raise AttributeError(f"{type(self).__name__}.{path} is None")
         return parameter

@@ -9,24 +9,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from l0bayes.compat import save_with_state
 from l0bayes.layers.widths import attributes
 from l0bayes.sparse_module import SparseModule
-from l0bayes.structure import GateGroup, Product, Slice, Structure, join_name
+from l0bayes.structure import GateGroup, Slice, Structure, join_name
 from l0bayes.structure.names import by_owner
-from l0bayes.subnetwork.selection import CHANNELS_LAST, Selector, tensor_of
-
-Cuts = tuple[tuple[int, Tensor], ...]
-Positions = Mapping[str, Cuts]
-Replaced = list[tuple[nn.Parameter, nn.Parameter, Cuts]]
-
-
-def narrow(tensor: Tensor, cuts: Cuts) -> Tensor:
-    """The entries of a tensor at the given indices along the given dimensions, as a tensor of its own."""
-    layout = CHANNELS_LAST.get(tensor.dim(), torch.contiguous_format)
-    kept = tensor.is_contiguous(memory_format=layout) and not tensor.is_contiguous()
-    for dim, keep in cuts:
-        tensor = tensor.index_select(dim, keep.to(tensor.device))
-    return tensor.detach().clone(memory_format=layout if kept else torch.contiguous_format)
+from l0bayes.subnetwork.selection import Selector
+from l0bayes.subnetwork.tensors import Positions, Replaced, narrow, tensor_of
 
 
 @torch.no_grad()
@@ -48,7 +37,7 @@ def remove_units(sparse: SparseModule, stay: Mapping[str, Tensor]) -> tuple[Repl
     units = [group for group in structure.groups if group.removable and group.selects is None]
     positions = Selector(net, units).positions({group.name: gates[group.name] for group in units})
     left = {group.name: _left(group, gates[group.name], positions, structure) for group in structure.groups}
-    narrowed = {name: narrow(tensor_of(net, name), cuts) for name, cuts in positions.items()}
+    narrowed = {name: narrow(tensor_of(net, name), kept) for name, kept in positions.items()}
     replaced: Replaced = []
     for path, own in by_owner(narrowed).items():
         module = net.get_submodule(path)
@@ -57,7 +46,7 @@ def remove_units(sparse: SparseModule, stay: Mapping[str, Tensor]) -> tuple[Repl
         for attribute, value in own.items():
             name = join_name(path, attribute)
             old, new = tensor_of(net, name), value
-            module._non_persistent_buffers_set.discard(attribute)  # noqa: SLF001 (as in compacted)
+            save_with_state(module, attribute)  # a fresh network has it at full size
             if isinstance(old, nn.Parameter):
                 new = nn.Parameter(value, requires_grad=old.requires_grad)
                 replaced.append((old, new, positions[name]))
@@ -90,14 +79,14 @@ def _left(group: GateGroup, gate: Tensor, positions: Positions, structure: Struc
 
 def _table(part: Slice, positions: Positions, structure: Structure) -> Tensor:
     """Which gates, as numbered so far, decide over the positions that are left."""
-    cuts = positions.get(part.tensor, ())
+    kept = positions.get(part.tensor, ())
     if part.dim is None:
         table: Tensor = part.gates.reshape(structure.shapes[part.tensor])
-        for dim, keep in cuts:
+        for dim, keep in kept:
             table = table.index_select(dim, keep)
         flat: Tensor = table.flatten()
         return flat
-    for dim, keep in cuts:
+    for dim, keep in kept:
         if dim == part.dim:
             return part.gates.index_select(0, keep)
     return part.gates
@@ -119,5 +108,5 @@ def _narrowed(structure: Structure, positions: Positions, left: Mapping[str, Ten
         for dim, keep in positions[name]:
             shape[dim] = len(keep)
         shapes[name] = torch.Size(shape)
-    products = tuple(Product(p.group, p.macs[left[p.group]] if p.group else p.macs) for p in structure.products)
+    products = tuple(replace(p, macs=p.macs[left[p.group]]) if p.group else p for p in structure.products)
     return replace(structure, groups=tuple(groups), shapes=shapes, products=products)

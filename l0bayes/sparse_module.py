@@ -1,9 +1,10 @@
 """A network whose features pass through gates."""
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import pyro
 import pyro.distributions as dist
@@ -17,6 +18,7 @@ from l0bayes.code_cost.live_cost import Amount, LiveCost
 from l0bayes.code_cost.normal_slab import NormalSlab, standard_deviations
 from l0bayes.code_cost.running_account import RunningAccount
 from l0bayes.code_cost.slab import PointSlab, Slab
+from l0bayes.compat import FollowsDevice
 from l0bayes.distributions import HardConcrete, JointL0Prior, L0Prior, SpikeAndSlabPrior
 from l0bayes.errors import DataError
 from l0bayes.gate_options import GateOptions
@@ -25,7 +27,8 @@ from l0bayes.structure import GateGroup, Structure
 from l0bayes.structure.names import layer_of
 from l0bayes.subnetwork.noisy_weights import Noise, drawn
 from l0bayes.subnetwork.running import run_subnetwork
-from l0bayes.subnetwork.selection import Selector, tensor_of
+from l0bayes.subnetwork.selection import Selector
+from l0bayes.subnetwork.tensors import tensor_of
 
 SlabName = Literal["point", "normal"]
 
@@ -33,7 +36,7 @@ SlabName = Literal["point", "normal"]
 _NARROW_BELOW = 0.7
 
 
-class SparseModule(OwnedModule):
+class SparseModule(OwnedModule, FollowsDevice):
     """A network whose features pass through gates, each group of gates a Pyro site.
 
     Called inside a guide-replayed model it draws the gates once and runs only the subnetwork they select. Made by
@@ -81,6 +84,7 @@ class SparseModule(OwnedModule):
         self._slab_scale = slab_scale
         self._read_once = read_once
         self._held: dict[str, Tensor] | None = None
+        self._stand_in: tuple[nn.Module, ...] = ()  # in a tuple: its parameters are not ours
         self._options = dict(options)
         self._default = default
         self._example_shapes = example_shapes
@@ -140,12 +144,9 @@ class SparseModule(OwnedModule):
         """Group name to P(z ≠ 0) at the start, as asked for."""
         return {group.name: self._options[group.layer].init_open for group in self.groups}
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Self:
-        """Notes the device that the module moves to."""
-        parent: Any = super()
-        parent._apply(fn, *args, **kwargs)  # noqa: SLF001 (where nn.Module moves things)
+    def moved(self) -> None:
+        """Notes the device that the module has moved to."""
         self._device = next(self.child("net").parameters()).device
-        return self
 
     # -- the gates -------------------------------------------------------------------------------------------------
 
@@ -206,10 +207,35 @@ class SparseModule(OwnedModule):
         """
         if self._slab is None:
             return self._reference()
+        if self._stand_in and isinstance(self._slab, PointSlab):
+            return self._slab.of_all(self._stand_in[0])
         return self._slab(self.child("net"), [(gates[group.name] != 0).float() for group in self.groups])
 
+    def prior_cost(self, probs: Mapping[str, Tensor]) -> Tensor:
+        """What open gates cost: code cost, the slab of point weights, and the prior's log-odds against them, in nats.
+
+        Linear in each P(z ≠ 0), so that its gradient at given gates is the cost of each beside the others. Inclusion
+        probabilities that are unknown have no part in it.
+
+        Args:
+            probs: group name to P(z ≠ 0), of shape ``(size,)``; or 0 and 1 for given gates.
+        """
+        terms = [
+            -math.log(pi / (1 - pi)) * probs[name].sum()
+            for name, pi in self._inclusion.items()
+            if isinstance(pi, float)
+        ]
+        if self._joint is not None:
+            terms.append(self._joint.total(probs))
+        else:
+            own = ((self._options[group.layer].code_cost * group.own, probs[group.name]) for group in self.groups)
+            terms += [costs.to(prob) @ prob for costs, prob in own]
+        if isinstance(self._slab, PointSlab):
+            terms.append(self._slab(self.child("net"), [probs[group.name].float() for group in self.groups]))
+        return torch.stack(terms).sum()
+
     @torch.no_grad()
-    def hold_open(self, points: Mapping[str, Tensor], gates: Mapping[str, HardConcrete]) -> dict[str, Tensor]:
+    def enforce_min_units(self, points: Mapping[str, Tensor], gates: Mapping[str, HardConcrete]) -> dict[str, Tensor]:
         """Test-time gates of which each group keeps its ``min_units``.
 
         Args:
@@ -259,6 +285,21 @@ class SparseModule(OwnedModule):
         finally:
             self._held = None
 
+    @contextmanager
+    def standing_in(self, net: nn.Module) -> Iterator[None]:
+        """Within it, another network runs in place of a selected subnetwork, whatever the gates.
+
+        For gates that are decided: the full network itself while all are open, or the compacted one.
+
+        Args:
+            net: a network of the same arguments, such as :func:`~l0bayes.compact` gives.
+        """
+        before, self._stand_in = self._stand_in, (net,)
+        try:
+            yield
+        finally:
+            self._stand_in = before
+
     def draw_weights(self) -> dict[str, Tensor]:
         """One draw of the weights that are normal, given that all gates are open, by name; none if they are points."""
         if not isinstance(self._slab, NormalSlab):
@@ -280,7 +321,7 @@ class SparseModule(OwnedModule):
         return self._run(gates, None, None, args, kwargs)
 
     def run_with(self, gates: Mapping[str, Tensor], weights: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        """The same with given values of some weights, such as from :meth:`draw_weights`."""
+        """The output of the subnetwork with given values of some weights, such as from :meth:`draw_weights`."""
         return self._run(gates, weights, None, args, kwargs)
 
     def _run(
@@ -293,6 +334,8 @@ class SparseModule(OwnedModule):
     ) -> Any:
         self._check_gates(gates)
         self.announce("net")
+        if self._stand_in:
+            return self._stand_in[0](*args, **kwargs)
         net = self.child("net")
         selection = self._select(net, gates, values=weights, noise=noise)
         try:
@@ -320,11 +363,6 @@ class SparseModule(OwnedModule):
     def extra_repr(self) -> str:
         """The table of gate groups."""
         return str(self.structure)
-
-
-def sparse_modules(model: Any) -> list[SparseModule]:
-    """The networks made by ``sparsify`` in a model; none in what is no module."""
-    return [part for part in model.modules() if isinstance(part, SparseModule)] if isinstance(model, nn.Module) else []
 
 
 def _shown(shapes: tuple[torch.Size, ...]) -> str:

@@ -9,8 +9,9 @@ from torch.distributions import Beta
 
 from l0bayes.checks import check_inputs
 from l0bayes.errors import DataError, StructureError
+from l0bayes.find_sparse import find_sparse
 from l0bayes.gate_options import COSTS, GateOptions, match_layers, named_costs, read_options
-from l0bayes.sparse_module import SlabName, SparseModule, sparse_modules
+from l0bayes.sparse_module import SlabName, SparseModule
 from l0bayes.structure import Finder, Request, Roles, Structure, as_arguments
 from l0bayes.structure.names import layer_of
 from l0bayes.subnetwork.compacted import compact_network
@@ -46,7 +47,7 @@ def sparsify(
         gates: ``"unit"`` gates the features that leave a layer (neurons, filters, heads of attention; those of
             layers that are added up together), ``"input"`` those that enter it, network inputs included, and
             ``"weight"`` every single weight, which makes nothing faster. Or a mapping from patterns of layer names
-            to such a word, or to options ``{"gates": word, "code_cost": …, "inclusion": …, "expected_open": …,
+            to such a granularity, or to options ``{"gates": "unit", "code_cost": …, "inclusion": …, "expected_open": …,
             "init_open": …, "min_units": …}``. The first pattern that matches counts; layers that none matches stay
             dense.
         cost: ``"parameters"``: a parameter is paid for while all gates over it are open, in expectation over their
@@ -74,7 +75,7 @@ def sparsify(
         A Pyro module with one site of gates per group; ``print`` it to see the groups, and what stays dense and why.
 
     Raises:
-        StructureError: if nothing can be gated, a pattern matches nothing, or a word or option is unknown.
+        StructureError: if nothing can be gated, a pattern matches nothing, or a granularity or option is unknown.
         ValueError: if a number is out of range.
     """
     if not isinstance(net, nn.Module):
@@ -143,20 +144,6 @@ def _refuse_dense(structure: Structure, gates: str | Mapping[str, Any]) -> None:
     for layer, reason in structure.dense.items():
         if not isinstance(gates, str) and layer in gates:
             raise StructureError(f"gates: layer {layer!r} cannot be gated as asked: {reason}")
-
-
-def find_sparse(model: nn.Module) -> SparseModule:
-    """The one sparse module in a model.
-
-    Raises:
-        StructureError: if there is none, or more than one.
-    """
-    found = sparse_modules(model)
-    if len(found) != 1:
-        raise StructureError(
-            f"model must contain exactly one network made by sparsify; {type(model).__name__} has {len(found)}"
-        )
-    return found[0]
 
 
 def compact(model: nn.Module, guide: Any, rule: str = "paper", *, round_to: int = 1) -> nn.Module:

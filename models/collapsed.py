@@ -81,7 +81,7 @@ class Collapsed(ABC):
 
 
 class CollapsedGaussian(Collapsed):
-    """Exact, for given noise."""
+    """Marginal likelihoods in closed form, for Gaussian noise that is given."""
 
     def __init__(self, model: SpikeSlabRegression) -> None:
         super().__init__(model)
@@ -90,7 +90,7 @@ class CollapsedGaussian(Collapsed):
         self._quadratic = Quadratic(self.x.T @ self.x / noise, self.x.T @ (self.y - self.y.mean()) / noise)
 
     def quadratic(self) -> Quadratic:
-        """Exact."""
+        """The log-likelihood, exactly."""
         return self._quadratic
 
     def _posterior(self, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -141,13 +141,16 @@ class CollapsedLaplace(Collapsed):
         return mean, mean * (1 - mean)
 
     def quadratic(self) -> Quadratic:
-        """About the mode of the full model, where its gradient is that of the prior; the intercept is profiled out."""
+        """The log-likelihood about the mode of the full model, with the intercept profiled out.
+
+        There its gradient is that of the prior.
+        """
         _, beta, weight = self._mode(self.x.new_ones(1, self.x.shape[1]))
         matrix = self._information(weight)[0]
         return Quadratic(matrix, matrix @ beta[0] + self.precision * beta[0])
 
     def _information(self, weight: Tensor) -> Tensor:
-        """Of the coefficients where the intercept is integrated out: columns centred with the weights."""
+        """Information of the coefficients where the intercept is integrated out: columns centred with the weights."""
         centres = weight @ self.x / weight.sum(-1, keepdim=True)
         second = torch.einsum("mn,ni,nj->mij", weight, self.x, self.x)
         return second - weight.sum(-1)[:, None, None] * centres[:, :, None] * centres[:, None, :]

@@ -132,7 +132,7 @@ class SpikeSlabRegression(OwnedModule):
             start = math.log(mean) if self.likelihood == "poisson" else math.log(mean / (1 - mean))
             unknown.intercept = nn.Parameter(torch.tensor(start, dtype=torch.float64))
         if self._scales["slab"] is None:
-            typical = float(deviation / self._buffers["_spread"].mean())  # type: ignore[union-attr]
+            typical = float(deviation / self.get_buffer("_spread").mean())
             unknown.log_slab = nn.Parameter(torch.tensor(math.log(typical), dtype=torch.float64))
 
     # -- what it consists of ------------------------------------------------------------------------------------

@@ -114,14 +114,14 @@ plt.show()
 
 # %%
 model = SpikeSlabRegression(X, y, noise_scale=NOISE, slab_scale=SLAB)
-found = {method: infer_inclusion(model, method) for method in ("mean-field", "binary", "mixture", "resampled")}
+found = {method: infer_inclusion(model, method) for method in ("mean-field", "binary", "mixture", "importance")}
 for method, it in found.items():
     error = np.abs(it.inclusion - exact.inclusion).max()
-    doubts = "; ".join(it.doubts) or "none"
-    print(f"{method:>10}: largest error {error:.3f}.  doubts: {doubts}")
+    diagnostics = "; ".join(it.diagnostics) or "none"
+    print(f"{method:>10}: largest error {error:.3f}.  diagnostics: {diagnostics}")
 
 figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained", width_ratios=(1.6, 1, 1))
-shown = {method: found[method].inclusion for method in ("binary", "mixture", "resampled")}
+shown = {method: found[method].inclusion for method in ("binary", "mixture", "importance")}
 plot_inclusion({"exact": exact.inclusion, **shown}, names, axes[0])
 plot_inclusion_agreement(
     exact.inclusion, found["mean-field"].inclusion, axes[1], labels=("exact", "hard concrete, mean field")
@@ -135,11 +135,11 @@ plt.show()
 # probability model takes all predictors above one half.
 
 # %%
-best = found["resampled"]
+best = found["importance"]
 for group in (["s1", "s2"], ["s1", "s2", "s3", "s4"], ["age", "s6"]):
     print(f"P(any of {', '.join(group)}): {best.group_inclusion(group):.3f}, exact {exact.group_inclusion(group):.3f}")
 print("median probability model:", ", ".join(best.median_model), "| exact:", ", ".join(exact.median_model))
-tops = pd.concat({"resampled": best.models.head(4), "exact": exact.top_models(4)})
+tops = pd.concat({"importance": best.models.head(4), "exact": exact.top_models(4)})
 print(tops.to_string())
 
 # %% [markdown]

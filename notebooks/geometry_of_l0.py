@@ -504,4 +504,4 @@ comparison = {
     "infer_inclusion": found.table["inclusion"],
 }
 print(pd.DataFrame({key: np.asarray(value) for key, value in comparison.items()}).T.round(3).to_string())
-print("doubts:", found.doubts or "none")
+print("diagnostics:", found.diagnostics or "none")

@@ -74,7 +74,7 @@ class Net(nn.Module):
 #
 # `sparsify` runs the module once on an example and follows every feature to whatever reads it. The table says what goes
 # when a gate closes (`*`: what is multiplied by the gate), and what stays dense, and why. `conv1` and `conv3` are added
-# up, so their channels live and die together: one gate stands for both. The code cost is λ = 0.04 nat for each
+# up, so their channels are coupled: one gate stands for both. The code cost is λ = 0.04 nat for each
 # parameter; a larger one closes more.
 
 # %%

@@ -130,10 +130,10 @@ def train_one(
     torch.manual_seed(o.seed)
     gated = name == "gated"
     checkpoint = out / f"{name}.checkpoint"
-    goes_on = f", going on from {checkpoint}" if checkpoint.exists() else ""
+    resuming = f", resuming from {checkpoint}" if checkpoint.exists() else ""
     epochs = o.epochs + o.fine_tune
     if Processes().first:
-        print(f"training the {name} network: {layer_sizes(model)}, {epochs} epochs{goes_on}", flush=True)  # noqa: T201
+        print(f"training the {name} network: {layer_sizes(model)}, {epochs} epochs{resuming}", flush=True)  # noqa: T201
     result = fit(
         model,
         guide,

@@ -15,7 +15,7 @@ GatesName = Literal["unit", "input", "paper"]
 CostName = Literal["parameters", "macs", "paper"]
 
 # Options that a resumed run may have otherwise.
-MAY_CHANGE = {"data_dir", "download", "out", "epochs", "device", "progress", "tensorboard"}
+MAY_CHANGE = {"data_dir", "download", "out", "epochs", "device", "progress", "tensorboard", "draws_apart"}
 _CODE_COST = 0.03  # chosen on the validation part of the digits
 _PAPER_GATES: dict[str, Any] = {
     "mlp": "input",
@@ -40,17 +40,17 @@ class TrainOptions(FitOptions):
         hidden: units of the hidden layers of an MLP.
         compare: whether to train the dense network too, in the same way.
         gates: ``unit``, ``input``, or as in the ``paper``: filters of convolutions, inputs of linear layers; of a Wide
-            ResNet the first convolution of each block. Or, layer by layer, a mapping from patterns of layers to words
-            or options, as :func:`~l0bayes.sparsify` takes it.
+            ResNet the first convolution of each block. Or, layer by layer, a mapping from patterns of layers to
+            granularities or options, as :func:`~l0bayes.sparsify` takes it.
         code_cost: λ, nats per parameter, or per what ``cost`` says; ``aic`` or ``bic``. None: 0.03, or 0 with a target
             or normal weights.
         cost: what is paid for: ``parameters`` or ``macs`` that are alive, or, as in the ``paper``, each gate its own.
-        target_parameters: share of the parameters to keep; the code cost then follows from it, on top of the one given.
-        target_macs: share of the multiply-accumulates to keep, likewise.
-        target_latency: share of the measured time of a forward pass to keep, likewise.
+        target_parameters: keep ratio of the parameters; the code cost then follows from it, on top of the one given.
+        target_macs: keep ratio of the multiply-accumulates, likewise.
+        target_latency: keep ratio of the measured time of a forward pass, likewise.
         inclusion: prior probability of an open gate, or two numbers a and b for one with a Beta(a, b) prior, of each
             layer its own; none is the paper's objective.
-        expected_open: the same as the number of gates of each layer that are open on average.
+        expected_open: that probability, given as the number of gates of each layer that are open on average.
         slab: ``point`` weights, or ``normal`` ones: the full spike-and-slab posterior.
         slab_scale: standard deviation of a normal prior of the weights that are there; learned if they are normal and
             none is given.
@@ -116,8 +116,8 @@ class TrainOptions(FitOptions):
             raise ValueError(f"inclusion: a Beta prior takes two numbers > 0; got {self.inclusion}")
         if self.shift < 0:
             raise ValueError(f"shift must be at least 0; got {self.shift}")
-        words = [("network", NetworkName)] + [("gates", GatesName)] * isinstance(self.gates, str)
-        for name, known in words:
+        names = [("network", NetworkName)] + [("gates", GatesName)] * isinstance(self.gates, str)
+        for name, known in names:
             if getattr(self, name) not in get_args(known):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(known))}; got {getattr(self, name)!r}")
 

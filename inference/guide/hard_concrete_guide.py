@@ -10,16 +10,16 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoGuide
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_feasible
 from torch import Tensor, nn
 
+from l0bayes.compat import HookedGuide
 from l0bayes.distributions import HardConcrete
 from l0bayes.errors import StructureError
+from l0bayes.find_sparse import sparse_modules
 from l0bayes.inference.guide.families import BetaFamily, Family, GateFamily, NormalFamily, PointFamily
 from l0bayes.inference.guide.latent_site import LatentSite, check_slabs, full_size, is_gate, reference, unwrap
 from l0bayes.owned_module import OwnedModule
-from l0bayes.sparse_module import sparse_modules
 
 Others = Literal["normal", "point"]
 
@@ -27,7 +27,7 @@ _INIT_OPEN = 0.8
 _KINDS = ("log_alpha", "loc", "log_scale", "log_concentration1", "log_concentration0")
 
 
-class HardConcreteGuide(OwnedModule, AutoGuide):
+class HardConcreteGuide(OwnedModule, HookedGuide):
     """A mean-field :class:`~pyro.infer.autoguide.AutoGuide` for models with gates.
 
     Gate sites (prior :class:`~l0bayes.L0Prior`, :class:`~l0bayes.SpikeAndSlabPrior` or
@@ -79,7 +79,7 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         kwargs: Mapping[str, Any] | None = None,
         create_plates: Callable[..., Any] | None = None,
     ) -> None:
-        AutoGuide.__init__(self, model, create_plates=create_plates)
+        HookedGuide.__init__(self, model, create_plates=create_plates)
         if others not in get_args(Others):
             raise ValueError(f"others must be one of {', '.join(get_args(Others))}; got {others!r}")
         if not init_scale > 0:
@@ -108,7 +108,7 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         # Arguments with defaults are usually data all the same: wait for the first call.
         without = not inspect.signature(getattr(model, "forward", model)).parameters
         if args or kwargs or known or without:
-            self._setup_prototype(*args, **kwargs)
+            self.trace_model(*args, **kwargs)
 
     def _initial_value(self, site: dict[str, Any]) -> Tensor:
         if is_gate(site["fn"]):
@@ -121,20 +121,19 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         value: Tensor = self._init_loc_fn(site)
         return value
 
-    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+    def trace_model(self, *args: Any, **kwargs: Any) -> None:
         """Traces the model once, with every gate open, and creates the parameters that are not there yet."""
         model = self.model
         latents = getattr(model, "sample_latents", None) if not args and not kwargs else None
         traced = InitMessenger(self._initial_value)(latents or model)
-        traced = poutine.block(traced, self._prototype_hide_fn)
+        traced = poutine.block(traced, self.hides)
         with pyro.get_param_store().scope():  # a user's own modules must not meet in the global store here
             self.prototype_trace = poutine.block(poutine.trace(traced).get_trace)(*args, **kwargs)
-        if self.master is not None:
-            self.master()._check_prototype(self.prototype_trace)  # noqa: SLF001 (as AutoGuide does)
+        self.agree_with_list()
         sites = {}
         for name, site in self.prototype_trace.iter_stochastic_nodes():
             sites[name] = self._inspect(name, site)
-            self._prototype_frames.update({frame.name: frame for frame in site["cond_indep_stack"]})
+            self.plate_frames.update({frame.name: frame for frame in site["cond_indep_stack"]})
         self._check_names(sites)
         check_slabs(sites, self.prototype_trace)
         wanted = {f"{kind}.{name}" for name, site in sites.items() for kind in site.family.kinds}
@@ -194,19 +193,18 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
                 f"{tuple(value.shape)}: the loaded state belongs to another model"
             )
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+    def before_loading(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Creates the parameters that the state has, where the model's sites are not known yet."""
         if self._sites is None:
             for key, value in state_dict.items():
                 kind, _, name = key.removeprefix(prefix).partition(".")
                 if key.startswith(prefix) and kind in _KINDS:
                     self._add_parameter(kind, name, torch.empty_like(value))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self) -> dict[str, Any]:
         for parameter in self.parameters():
             parameter.__dict__.pop("unconstrained", None)  # a weak reference of Pyro's, which cannot be pickled
-        # AutoGuide's own would take the model away from the original.
-        return self.__dict__ | {"_model": (None,), "master": None}
+        return super().__getstate__()
 
     # -- the variational distribution -----------------------------------------------------------------------
 
@@ -241,11 +239,10 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
             Site name to draw.
         """
         if self._sites is None:
-            self._setup_prototype(*args, **kwargs)
+            self.trace_model(*args, **kwargs)
         for kind in _KINDS:
             self.announce(kind)
-        parent: Any = super()
-        plates = parent._create_plates(*args, **kwargs) if self._prototype_frames else {}  # noqa: SLF001
+        plates = self.plates_for(*args, **kwargs) if self.plate_frames else {}
         draws: dict[str, Tensor] = {}
         distributions: dict[str, Any] = {}
         for name, site in self._set_up().items():
@@ -281,7 +278,7 @@ class HardConcreteGuide(OwnedModule, AutoGuide):
         gates = self.gates()
         points = {name: gate.point(rule) for name, gate in gates.items()}  # type: ignore[arg-type]
         for sparse in sparse_modules(self.model):
-            points = sparse.hold_open(points, gates)
+            points = sparse.enforce_min_units(points, gates)
         return points
 
     @torch.no_grad()

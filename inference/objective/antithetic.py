@@ -4,14 +4,14 @@ from typing import Any
 
 import torch
 from pyro.distributions import Normal
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from l0bayes.compat import SampleMessenger
 from l0bayes.distributions import HardConcrete
 from l0bayes.inference.guide.latent_site import unwrap
 
 
-class Antithetic(Messenger):
+class Antithetic(SampleMessenger):
     """Keeps the noise of the first run it handles, and gives the second one its mirror image.
 
     A gate drawn from u is paired with one drawn from 1 − u, a normal at loc + ε with one at loc − ε. Each run by
@@ -23,7 +23,8 @@ class Antithetic(Messenger):
         super().__init__()
         self._noise: dict[str, Tensor] = {}
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def on_sample(self, msg: Any) -> None:
+        """Draws a gate or a normal from the noise."""
         if msg["is_observed"] or msg["done"]:
             return
         fn, first = unwrap(msg["fn"]), self._noise.pop(msg["name"], None)

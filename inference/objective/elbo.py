@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.infer import TraceMeanField_ELBO
-from pyro.infer.trace_mean_field_elbo import _check_mean_field_requirement
 from pyro.infer.util import is_validation_enabled, torch_item
 from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
@@ -15,11 +13,12 @@ from pyro.util import check_model_guide_match, check_site_shape, warn_if_nan
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from l0bayes.compat import HookedELBO, check_mean_field
 from l0bayes.inference.objective.antithetic import Antithetic
 from l0bayes.owned_module import parameters_unheard
 
 
-class ClosedFormKL_ELBO(TraceMeanField_ELBO):  # noqa: N801 (named as Pyro names its ELBOs)
+class ClosedFormKL_ELBO(HookedELBO):  # noqa: N801 (named as Pyro names its ELBOs)
     """:class:`~pyro.infer.TraceMeanField_ELBO` without what a closed-form KL makes superfluous.
 
     Pyro's own computes ``log_prob`` of every latent site in model and guide, and falls back to a Monte Carlo KL
@@ -31,7 +30,7 @@ class ClosedFormKL_ELBO(TraceMeanField_ELBO):  # noqa: N801 (named as Pyro names
     Args:
         num_particles: runs of model and guide a step, to average over.
         antithetic: whether to draw them in pairs, see :class:`~l0bayes.inference.objective.antithetic.Antithetic`.
-        options: those of :class:`~pyro.infer.ELBO`.
+        options: further options of :class:`~pyro.infer.ELBO`.
 
     Raises:
         ValueError: if ``antithetic`` is asked for with an odd number of particles, or with vectorised ones.
@@ -50,17 +49,18 @@ class ClosedFormKL_ELBO(TraceMeanField_ELBO):  # noqa: N801 (named as Pyro names
         self._antithetic = antithetic
         self._checked_sites: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
-    def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[tuple[Trace, Trace]]:
-        parent: Any = super()
+    def traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[tuple[Trace, Trace]]:
+        """Traces of model and guide for each particle, in pairs if they are antithetic."""
         if not self._antithetic:
-            yield from parent._get_traces(model, guide, args, kwargs)  # noqa: SLF001 (Pyro's own way to override it)
+            yield from super().traces(model, guide, args, kwargs)
             return
         for _ in range(self.num_particles // 2):
             pair = Antithetic()
             for _ in range(2):
-                yield self._get_trace(model, pair(guide), args, kwargs)
+                yield self.trace_pair(model, pair(guide), args, kwargs)
 
-    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+    def trace_pair(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        """Traces of model and guide, without the log-densities of their sites."""
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
         pruned = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
@@ -69,19 +69,19 @@ class ClosedFormKL_ELBO(TraceMeanField_ELBO):  # noqa: N801 (named as Pyro names
             _check_sites(model_trace, guide_trace)
             if is_validation_enabled():
                 check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
-                _check_mean_field_requirement(*pruned)
+                check_mean_field(*pruned)
             self._checked_sites = sites
         return pruned
 
-    def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[float, Tensor]:
+    def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[float, Tensor]:
+        """The negative ELBO of one particle, as a number and as a tensor to differentiate."""
         elbo = _elbo(model_trace, guide_trace, self.max_plate_nesting)
         return -torch_item(elbo), -elbo
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The negative ELBO in nats, averaged over particles; its gradient is the estimate to train with."""
-        own: Any = self
         with parameters_unheard():  # autograd finds them; loss_and_grads, for SVI, needs them announced
-            traces = own._get_traces(model, guide, args, kwargs)  # noqa: SLF001 (typed nowhere)
+            traces = self.traces(model, guide, args, kwargs)
             elbos = [_elbo(of_model, of_guide, self.max_plate_nesting) for of_model, of_guide in traces]
         loss: Tensor = -torch.stack(elbos).sum() / self.num_particles  # vectorised particles are one trace
         warn_if_nan(loss, "loss")

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from l0bayes.compat import SampleMessenger
 
-class FixedGates(Messenger):
+
+class FixedGates(SampleMessenger):
     """Gives gate sites their values and hides them, so that what runs inside has no such sites any more.
 
     For model and guide alike: what is left of the ELBO is that of the network with these gates.
@@ -20,7 +21,8 @@ class FixedGates(Messenger):
         super().__init__()
         self._gates = dict(gates)
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def on_sample(self, msg: Any) -> None:
+        """Gives a site its value, and lets no other handler see it."""
         if msg["name"] in self._gates:
             msg["value"] = self._gates[msg["name"]]
             msg["done"] = True

@@ -8,6 +8,7 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
+from l0bayes.find_sparse import find_sparse
 from l0bayes.inference.objective.fixed_gates import FixedGates
 
 
@@ -24,6 +25,8 @@ class Objective(nn.Module):
         kl_weight: what the KL is multiplied by.
         fixed_gates: gate values that take the place of draws, by site name.
         penalties: what is added to the loss, each from a call.
+        stand_in: a network that runs in place of a selected subnetwork, see
+            :meth:`~l0bayes.SparseModule.standing_in`; ``None`` for the subnetwork.
         negative_elbo: of the last batch, without penalties.
     """
 
@@ -36,6 +39,7 @@ class Objective(nn.Module):
         self.kl_weight = 1.0
         self.fixed_gates: dict[str, Tensor] | None = None
         self.penalties: tuple[Any, ...] = ()
+        self.stand_in: nn.Module | None = None
         self.negative_elbo = float("nan")
 
     def forward(self, *batch: Any) -> Tensor:
@@ -47,9 +51,9 @@ class Objective(nn.Module):
         if self.kl_weight != 1:  # of the guide, where the ELBO looks for it
             guide = poutine.scale(guide, scale=self.kl_weight)
         with ExitStack() as stack:
-            if self.bf16:
-                device = next(self.parameters()).device.type
-                stack.enter_context(torch.autocast(device, torch.bfloat16))
-            loss: Tensor = self.elbo.differentiable_loss(model, guide, *batch)
-        self.negative_elbo = loss.item()
-        return loss + sum(penalty() for penalty in self.penalties) if self.penalties else loss
+            if self.stand_in is not None:
+                stack.enter_context(find_sparse(self.model).standing_in(self.stand_in))
+            with torch.autocast(next(self.parameters()).device.type, torch.bfloat16, enabled=self.bf16):
+                loss: Tensor = self.elbo.differentiable_loss(model, guide, *batch)
+            self.negative_elbo = loss.item()
+            return loss + sum(penalty() for penalty in self.penalties) if self.penalties else loss

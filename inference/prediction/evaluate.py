@@ -4,18 +4,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
 from l0bayes.errors import DataError
 from l0bayes.evaluating import evaluating
+from l0bayes.find_sparse import is_gated
 from l0bayes.inference.prediction.predict import predict
 from l0bayes.models.likelihood import Likelihood
-from l0bayes.sparse_module import sparse_modules
-
-
-def is_gated(model: nn.Module) -> bool:
-    """Whether a network made by ``sparsify`` is in the model."""
-    return bool(sparse_modules(model))
 
 
 def evaluate(model: Likelihood, guide: Any, loader: Iterable[tuple[Tensor, ...]]) -> float:

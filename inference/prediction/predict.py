@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from l0bayes.checks import check_inputs
 from l0bayes.errors import DataError
 from l0bayes.evaluating import evaluating
-from l0bayes.sparsify import find_sparse
+from l0bayes.find_sparse import find_sparse
 
 Gates = Literal["point", "sample"]
 

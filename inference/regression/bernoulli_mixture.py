@@ -42,7 +42,7 @@ class BernoulliMixture:
         return (uniform < self.probs[component]).to(self.probs)
 
     def log_prob(self, gates: Tensor) -> Tensor:
-        """Of shape ``(draws,)``."""
+        """Log-probabilities of draws, of shape ``(draws,)``."""
         return self._by_component(gates).logsumexp(1)
 
     @property
@@ -64,8 +64,8 @@ class BernoulliMixture:
 
         Args:
             gates: draws, of shape ``(draws, gates)``.
-            weights: theirs, which sum to 1.
-            steps: of EM.
+            weights: of the draws, which sum to 1.
+            steps: number of steps of EM.
 
         Returns:
             A mixture nearer to what the weighted draws come from.

@@ -26,7 +26,7 @@ class MeanField:
         probs: P(open), of shape ``(starts, gates)``.
         elbo: up to a constant that all share, in nats, of shape ``(starts,)``.
         mean: of the coefficients that are there, in units of the scaled columns, of shape ``(starts, p)``.
-        sd: theirs, of shape ``(p,)``; the same for all.
+        sd: standard deviations of those coefficients, of shape ``(p,)``; the same for all starts.
     """
 
     probs: Tensor

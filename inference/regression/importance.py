@@ -86,7 +86,7 @@ class _Seen:
     """Marginal likelihoods of the sets of gates met so far, each computed once."""
 
     def __init__(self, model: Collapsed) -> None:
-        self._model = model
+        self._regression = model
         self._index: dict[bytes, int] = {}
         self.rows: list[Tensor] = []
         self.log_joint: list[Tensor] = []
@@ -98,9 +98,9 @@ class _Seen:
         keys = [row.tobytes() for row in gates.bool().numpy()]
         new = {key: row for row, key in enumerate(keys) if key not in self._index}
         for chunk in torch.tensor(list(new.values()), dtype=torch.int64).split(_CHUNK) if new else ():
-            log_marginal, mean, sd = self._model.posterior(gates[chunk])
+            log_marginal, mean, sd = self._regression.posterior(gates[chunk])
             self.rows.append(gates[chunk])
-            self.log_joint.append(log_marginal + self._model.prior.log_prob(gates[chunk]))
+            self.log_joint.append(log_marginal + self._regression.prior.log_prob(gates[chunk]))
             self.mean.append(mean)
             self.sd.append(sd)
         self._index.update({key: len(self._index) + at for at, key in enumerate(new)})

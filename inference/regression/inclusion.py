@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from l0bayes.models.collapsed import Collapsed, collapsed
 Gates = WeightedGates | BernoulliMixture
 # Inclusion of the gates; mean and sd of the coefficients; the gates jointly.
 Answer = tuple[Tensor, tuple[Tensor, Tensor], Gates]
-GuideName = Literal["mean-field", "binary", "mixture", "resampled"]
+Method = Literal["mean-field", "binary", "mixture", "importance"]
 
 _PARETO_K = 0.7  # Vehtari et al. 2024, JMLR 25: beyond it the weights' mean converges too slowly to rely on
 _FEWEST = 100  # effective draws
@@ -35,7 +35,7 @@ _SVI = FitOptions(epochs=1500, lr=0.02, gate_lr=0.02, schedule="cosine")
 
 @dataclass(frozen=True)
 class InclusionPosterior:
-    """Posterior inclusion probabilities, coefficients, and what speaks against them.
+    """Posterior inclusion probabilities, coefficients, and diagnostics: what speaks against them.
 
     Attributes:
         table: a row a predictor: ``name``, ``group``, ``inclusion`` of its gate, ``mean`` and ``sd`` of the
@@ -43,13 +43,13 @@ class InclusionPosterior:
         groups: names of the gates.
         inclusion: of the gates, of shape ``(gates,)``.
         models: the most probable sets of open gates among those seen: ``gates`` (their names), ``size`` and
-            ``probability``; of ``"resampled"``, empty for the others.
+            ``probability``; of ``"importance"``, empty for the others.
         sizes: probabilities of 0, 1, … open gates.
         gates: the distribution of the gates that the method found.
-        guide: the method.
+        method: by which they were found.
         pareto_k: of the importance weights: below 0.7 they can be averaged.
         effective_size: effective number of the weighted draws.
-        doubts: why the answer should not be trusted; empty if nothing is known against it.
+        diagnostics: why the answer should not be trusted; empty if nothing is known against it.
         evaluations: marginal likelihoods computed.
         seconds: that it took.
     """
@@ -60,12 +60,22 @@ class InclusionPosterior:
     models: pd.DataFrame
     sizes: np.ndarray
     gates: Gates
-    guide: str
+    method: Method
     pareto_k: float
     effective_size: float
-    doubts: tuple[str, ...]
+    diagnostics: tuple[str, ...]
     evaluations: int
     seconds: float
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """The diagnostics, by the name that they had before."""
+        return self.diagnostics
+
+    @property
+    def guide(self) -> str:
+        """The method, by the name that it had before."""
+        return self.method
 
     @property
     def median_model(self) -> list[str]:
@@ -85,27 +95,29 @@ class InclusionPosterior:
 
 def infer_inclusion(
     model: SpikeSlabRegression,
-    guide: GuideName = "resampled",
+    method: Method = "importance",
     *,
     starts: int = 32,
     draws: int = 4000,
     seed: int = 0,
+    guide: str | None = None,
 ) -> InclusionPosterior:
     """Infers which gates of a regression are open.
 
     Args:
         model: the regression. Scales that it is to learn are learned first, by SVI with a hard concrete guide.
-        guide: ``"mean-field"``: a hard concrete guide by SVI, 1500 steps over all the data; errs where predictors are
+        method: ``"mean-field"``: a hard concrete guide by SVI, 1500 steps over all the data; errs where predictors are
             correlated, and by its relaxation. ``"binary"``: mean field with binary gates by coordinate ascent, without
             the relaxation's error; milliseconds. ``"mixture"``: the distinct ends of ``starts`` of those, weighted by
-            their ELBOs; as many times the cost. ``"resampled"``: draws from that mixture, adapted to what they show and
-            weighted by their marginal likelihoods, with the coefficients integrated out; at most ``2 * draws``
-            evaluations of p³ operations, 4 rounds. For logistic and Poisson regression the marginal likelihood is
-            Laplace's approximation, and the middle two are about the mode of the full model.
+            their ELBOs; as many times the cost. ``"importance"``: importance sampling, draws from that mixture, adapted
+            to what they show and weighted by their marginal likelihoods, with the coefficients integrated out; at most
+            ``2 * draws`` evaluations of p³ operations, 4 rounds. For logistic and Poisson regression the marginal
+            likelihood is Laplace's approximation, and the middle two are about the mode of the full model.
         starts: of coordinate ascent.
         draws: in each of two independent runs of importance sampling, whose agreement is part of the diagnosis; the
             first three methods are checked against them too.
         seed: of all draws.
+        guide: what ``method`` was called before; deprecated.
 
     Returns:
         The posterior. If it should not be trusted it says why, and there is a warning.
@@ -113,42 +125,55 @@ def infer_inclusion(
     Raises:
         ValueError: if an argument is out of range.
     """
-    if guide not in get_args(GuideName):
-        raise ValueError(f"guide must be one of {', '.join(get_args(GuideName))}; got {guide!r}")
+    method = _known_method(method, guide)
     if starts < 1 or draws < 2 * _FEWEST:
         raise ValueError(f"starts must be at least 1, draws at least {2 * _FEWEST}; got {starts} and {draws}")
     begin = time.perf_counter()
-    svi = _hard_concrete(model, seed) if guide == "mean-field" or model.learns_scales else None
+    svi = _hard_concrete(model, seed) if method == "mean-field" or model.learns_scales else None
     regression = collapsed(model)
     ends = distinct(coordinate_ascent(regression, _starts(regression, starts, seed)))
     prior = regression.prior.probs
     proposal = BernoulliMixture.defensive(ends.probs, (ends.elbo / 2).softmax(0), prior)
     runs = [importance_sample(regression, proposal, draws, 2 * seed + run) for run in range(2)]
     weighted = joined(runs)
-    if guide == "resampled":
+    if method == "importance":
         answer: Answer = weighted.inclusion, weighted.coefficients(), weighted
-    elif guide == "mean-field":
+    elif method == "mean-field":
         answer = _of_svi(svi, regression)
     else:
-        answer = _of_ends(ends, regression, guide)
+        answer = _of_ends(ends, regression, method)
     inclusion, coefficients, gates = answer
-    doubts = [*_doubts(runs, weighted), *_differs(inclusion, weighted.inclusion, model.groups)]
-    for doubt in doubts:
-        warnings.warn(f"infer_inclusion, guide={guide!r}: {doubt}", UntrustedPosteriorWarning, stacklevel=2)
+    diagnostics = [*_diagnose(runs, weighted), *_differs(inclusion, weighted.inclusion, model.groups)]
+    for found in diagnostics:
+        warnings.warn(f"infer_inclusion, method={method!r}: {found}", UntrustedPosteriorWarning, stacklevel=2)
     return InclusionPosterior(
         table=_table(model, inclusion, *coefficients),
         groups=model.groups,
         inclusion=inclusion.numpy(),
-        models=weighted.top_models(model.groups) if guide == "resampled" else pd.DataFrame(),
+        models=weighted.top_models(model.groups) if method == "importance" else pd.DataFrame(),
         sizes=gates.sizes,
         gates=gates,
-        guide=guide,
+        method=method,
         pareto_k=weighted.pareto_k,
         effective_size=weighted.effective_size,
-        doubts=tuple(doubts),
+        diagnostics=tuple(diagnostics),
         evaluations=sum(len(run.weights) for run in runs),
         seconds=time.perf_counter() - begin,
     )
+
+
+def _known_method(method: str, guide: str | None) -> Method:
+    """The method that is asked for, by whatever name it has or had."""
+    if guide is not None:
+        warnings.warn("infer_inclusion: guide= is called method= now", DeprecationWarning, stacklevel=3)
+        method = guide
+    if method == "resampled":
+        warnings.warn("infer_inclusion: 'resampled' is called 'importance' now", DeprecationWarning, stacklevel=3)
+        method = "importance"
+    for known in get_args(Method):
+        if method == known:
+            return cast("Method", known)
+    raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
 
 
 def _hard_concrete(model: SpikeSlabRegression, seed: int) -> HardConcreteGuide:
@@ -179,9 +204,9 @@ def _of_svi(guide: Any, regression: Collapsed) -> Answer:
         return inclusion, (mean, (second - mean.square()).clamp(min=0).sqrt()), gates
 
 
-def _of_ends(ends: MeanField, regression: Collapsed, guide: str) -> Answer:
+def _of_ends(ends: MeanField, regression: Collapsed, method: Method) -> Answer:
     """The best of them, or all weighted by their ELBOs."""
-    shares = ends.elbo.softmax(0) if guide == "mixture" else (ends.elbo == ends.elbo.max()).double()
+    shares = ends.elbo.softmax(0) if method == "mixture" else (ends.elbo == ends.elbo.max()).double()
     shares = shares / shares.sum()
     probs = ends.probs[:, regression.gate_of]
     mean = shares @ (probs * ends.mean)
@@ -190,17 +215,17 @@ def _of_ends(ends: MeanField, regression: Collapsed, guide: str) -> Answer:
     return shares @ ends.probs, (mean, deviation), BernoulliMixture(ends.probs, shares)
 
 
-def _doubts(runs: Sequence[WeightedGates], weighted: WeightedGates) -> list[str]:
+def _diagnose(runs: Sequence[WeightedGates], weighted: WeightedGates) -> list[str]:
     """What speaks against the weighted draws."""
-    doubts = []
+    found = []
     few = weighted.effective_size < _NEARLY_ALL * len(weighted.log_weights)  # else the tail holds no surprise
     if few and (k := weighted.pareto_k) > _PARETO_K:
-        doubts.append(f"the importance weights have Pareto k = {k:.2f} > {_PARETO_K}; few draws decide. Raise draws")
+        found.append(f"the importance weights have Pareto k = {k:.2f} > {_PARETO_K}; few draws decide. Raise draws")
     if (size := weighted.effective_size) < _FEWEST:
-        doubts.append(f"only {size:.0f} effective draws. Raise draws")
+        found.append(f"only {size:.0f} effective draws. Raise draws")
     if (gap := float((runs[0].inclusion - runs[1].inclusion).abs().max())) > _DISAGREE:
-        doubts.append(f"two runs differ by {gap:.2f} in an inclusion probability. Raise draws and starts")
-    return doubts
+        found.append(f"two runs differ by {gap:.2f} in an inclusion probability. Raise draws and starts")
+    return found
 
 
 def _differs(inclusion: Tensor, weighted: Tensor, names: Sequence[str]) -> list[str]:
@@ -209,7 +234,7 @@ def _differs(inclusion: Tensor, weighted: Tensor, names: Sequence[str]) -> list[
         return []
     found, other = float(inclusion[gate]), float(weighted[gate])
     what = f"{names[int(gate)]!r} has inclusion probability {found:.2f}, by importance sampling {other:.2f}: "
-    return [f"{what}it misses how gates depend on each other. Use guide='resampled'"]
+    return [f"{what}it misses how gates depend on each other. Use method='importance'"]
 
 
 def _table(model: SpikeSlabRegression, inclusion: Tensor, mean: Tensor, sd: Tensor) -> pd.DataFrame:

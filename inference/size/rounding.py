@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0bayes.inference.size.target import BAND, Budget
-from l0bayes.sparsify import find_sparse
+from l0bayes.find_sparse import find_sparse
+from l0bayes.inference.size.constraint import BAND, Constraint
 from l0bayes.structure.names import layer_of
 
 # Relative distances from which on it is no longer a matter of the last gates: closing what is in use costs more than
@@ -23,7 +23,7 @@ _SWEEPS = 4  # over several targets, each of which moves the others a little
 
 
 @torch.no_grad()
-def settle(model: Any, guide: Any, budgets: Sequence[Budget]) -> int:
+def round_to_target(model: Any, guide: Any, constraints: Sequence[Constraint]) -> int:
     """Opens or closes gates nearest to their threshold until each target is met as nearly as can be.
 
     Where several targets are about the same layers, gates are opened only as far as all allow it.
@@ -31,19 +31,19 @@ def settle(model: Any, guide: Any, budgets: Sequence[Budget]) -> int:
     Args:
         model: a model around a sparse module.
         guide: its guide, whose ``log_alpha`` may change.
-        budgets: the targets, followed.
+        constraints: the targets as constraints.
 
     Returns:
         How many gates changed.
     """
-    if not budgets:
+    if not constraints:
         return 0
     before = [z != 0 for z in guide.point().values()]
     for _ in range(_SWEEPS):
-        for budget in budgets:
-            excess = budget.excess()
+        for constraint in constraints:
+            excess = constraint.excess()
             if BAND < excess <= _TO_CLOSE or BAND < -excess <= _TO_OPEN:
-                _Edge(model, guide, budget, [one for one in budgets if one.layers & budget.layers]).meet()
+                _Edge(model, guide, constraint, [one for one in constraints if one.layers & constraint.layers]).meet()
     after = guide.point().values()
     return sum(int((was != (now != 0)).sum()) for was, now in zip(before, after, strict=True))
 
@@ -51,13 +51,13 @@ def settle(model: Any, guide: Any, budgets: Sequence[Budget]) -> int:
 class _Edge:
     """The gates that one target is about, in the order of their probability."""
 
-    def __init__(self, model: Any, guide: Any, budget: Budget, sharing: Sequence[Budget]) -> None:
-        self._budget, self._sharing = budget, sharing
+    def __init__(self, model: Any, guide: Any, constraint: Constraint, sharing: Sequence[Constraint]) -> None:
+        self._constraint, self._sharing = constraint, sharing
         groups = find_sparse(model).groups
-        ours = [group.name for group in groups if group.layer in budget.layers]
-        ours = ours or [g.name for g in groups if any(layer_of(part.tensor) in budget.layers for part in g.slices)]
-        self._parameters = [guide.parameter(f"log_alpha.{name}") for name in ours]
-        self._as_trained = torch.cat([parameter.detach().clone() for parameter in self._parameters])
+        ours = [group.name for group in groups if group.layer in constraint.layers]
+        ours = ours or [g.name for g in groups if any(layer_of(part.tensor) in constraint.layers for part in g.slices)]
+        self._log_alphas = [guide.parameter(f"log_alpha.{name}") for name in ours]
+        self._as_trained = torch.cat([parameter.detach().clone() for parameter in self._log_alphas])
         self._order = self._as_trained.argsort(descending=True, stable=True)
         gate = guide.gates()[ours[0]]
         at_zero = float(torch.log(-gate.gamma / gate.zeta).flatten()[0])
@@ -66,10 +66,10 @@ class _Edge:
         self._open = int((torch.cat([guide.point()[name] for name in ours]) != 0).sum())
 
     def meet(self) -> None:
-        """Chooses the number of open gates whose share is nearest to the target."""
-        size, over = len(self._order), self._budget.excess() > 0
+        """Chooses the number of open gates whose keep ratio is nearest to the target."""
+        size, over = len(self._order), self._constraint.excess() > 0
         low, high = (0, self._open) if over else (self._open, size)
-        fits: Callable[[], bool] = self._none_exceeds if not over else (lambda: self._budget.excess() <= 0)
+        fits: Callable[[], bool] = self._none_exceeds if not over else (lambda: self._constraint.excess() <= 0)
         while high - low > 1:  # the largest number that is not too much lies in [low, high)
             middle = (low + high) // 2
             self._leave(middle)
@@ -83,7 +83,7 @@ class _Edge:
     def _distance(self, number: int) -> float:
         self._leave(number)
         worst = max((one.excess() for one in self._sharing), default=0.0)
-        return abs(self._budget.excess()) if worst <= BAND else float("inf")
+        return abs(self._constraint.excess()) if worst <= BAND else float("inf")
 
     def _leave(self, number: int) -> None:
         """Leaves so many open, the most probable ones; gates that need not change stay as they were trained."""
@@ -91,7 +91,7 @@ class _Edge:
         opened, closed = self._order[:number], self._order[number:]
         values[opened] = values[opened].clamp(min=self._open_from + _MARGIN)
         values[closed] = values[closed].clamp(max=self._closed_to - _MARGIN)
-        for parameter, value in zip(self._parameters, values.split([len(p) for p in self._parameters]), strict=True):
+        for parameter, value in zip(self._log_alphas, values.split([len(p) for p in self._log_alphas]), strict=True):
             parameter.copy_(value)
         for one in self._sharing:
             one.measure()

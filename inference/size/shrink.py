@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0bayes.find_sparse import find_sparse, sparse_modules
 from l0bayes.inference.guide.hard_concrete_guide import HardConcreteGuide
-from l0bayes.shrunken import Cuts, Replaced, narrow, remove_units
-from l0bayes.sparse_module import SparseModule, sparse_modules
-from l0bayes.sparsify import find_sparse
+from l0bayes.shrunken import Replaced, remove_units
+from l0bayes.sparse_module import SparseModule
+from l0bayes.subnetwork.tensors import Kept, narrow
 
 
 @torch.no_grad()
@@ -136,27 +137,32 @@ def _remove(
         return {}
     replaced, left = remove_units(sparse, stay)
     for name, indices in left.items():
-        old, cuts = guide.parameter(f"log_alpha.{name}"), ((0, indices),)
+        old, kept = guide.parameter(f"log_alpha.{name}"), ((0, indices),)
         new = guide.resize_gates(name, len(indices))
-        new.copy_(narrow(old, cuts))
-        replaced.append((old, new, cuts))
+        new.copy_(narrow(old, kept))
+        replaced.append((old, new, kept))
     if optimizer is not None:
-        _replace(optimizer, replaced)
+        replace_parameters(optimizer, replaced)
     return {name: size - len(left[name]) for name, size in before.items() if size > len(left[name])}
 
 
-def _replace(optimizer: torch.optim.Optimizer, replaced: Replaced) -> None:
-    """Puts the new parameters in the places of the old ones, with what is left of their state."""
+def replace_parameters(optimizer: torch.optim.Optimizer, replaced: Replaced) -> None:
+    """Puts new parameters in the places of old ones in an optimizer, with what is left of their state.
+
+    Args:
+        optimizer: of torch's.
+        replaced: each old parameter, the new one, and which of the old one's entries it keeps.
+    """
     new_of = {id(old): new for old, new, _ in replaced}
     for group in optimizer.param_groups:
         group["params"] = [new_of.get(id(parameter), parameter) for parameter in group["params"]]
-    for old, new, cuts in replaced:
+    for old, new, kept in replaced:
         if old in optimizer.state:
-            optimizer.state[new] = {key: _part(value, old, cuts) for key, value in optimizer.state.pop(old).items()}
+            optimizer.state[new] = {key: _left(value, old, kept) for key, value in optimizer.state.pop(old).items()}
 
 
-def _part(value: Any, old: Tensor, cuts: Cuts) -> Any:
+def _left(value: Any, old: Tensor, kept: Kept) -> Any:
     """What is left of a moment, along the dimensions it has in full; factored ones have others summed out."""
     if not isinstance(value, Tensor) or value.dim() != old.dim():
         return value
-    return narrow(value, tuple((dim, keep) for dim, keep in cuts if value.shape[dim] == old.shape[dim]))
+    return narrow(value, tuple((dim, keep) for dim, keep in kept if value.shape[dim] == old.shape[dim]))

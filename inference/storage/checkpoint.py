@@ -1,17 +1,16 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped."""
+"""Checkpoints: everything a run needs to resume as if it had never stopped."""
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from l0bayes.errors import FileFormatError
 from l0bayes.inference.storage.files import read_tensors, write_tensors
+from l0bayes.inference.system.random_state import random_state, set_random_state
 
 _KIND = "checkpoint"
 
@@ -27,9 +26,9 @@ class Progress:
         history: one row of measurements a finished epoch.
         epoch_random: random state at the start of the epoch, from which its order of data follows.
         units: for a network that was shrunk, the gates that are left of each group.
-        multipliers: those of the targets, in nats.
-        settings: what a run that goes on must agree with, by name.
-        settled: gates that were opened or closed at the end of their training, for the targets.
+        multipliers: Lagrange multipliers of the targets, in nats.
+        settings: what a run that resumes must agree with, by name.
+        gates: what the plan of the gates notes, see :class:`~l0bayes.inference.training.gate_plan.GatePlan`.
     """
 
     epoch: int = 0
@@ -40,39 +39,7 @@ class Progress:
     units: dict[str, list[int]] = field(default_factory=dict)
     multipliers: list[float] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
-    settled: int = 0
-
-
-def random_state(own: Sequence[torch.Generator] = ()) -> dict[str, Tensor]:
-    """The state of torch's, NumPy's and Python's global generators, and of a loader's own, as tensors."""
-    version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 (the global one)
-    assert name == "MT19937"  # noqa: S101 (NumPy's only legacy generator)
-    state = {
-        "torch": torch.get_rng_state(),
-        "python": torch.tensor([version, *internal], dtype=torch.int64),
-        "python_gauss": torch.tensor(float("nan") if gauss is None else gauss, dtype=torch.float64),
-        "numpy": torch.tensor([*keys.tolist(), position, has_gauss], dtype=torch.int64),  # type: ignore[union-attr]
-        "numpy_gauss": torch.tensor(cached, dtype=torch.float64),
-    }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state |= {f"cuda{i}": device for i, device in enumerate(torch.cuda.get_rng_state_all())}
-    return state | {f"loader{i}": generator.get_state() for i, generator in enumerate(own)}
-
-
-def set_random_state(state: Mapping[str, Tensor], own: Sequence[torch.Generator] = ()) -> None:
-    """Restores what :func:`random_state` returned."""
-    torch.set_rng_state(state["torch"])
-    version, *internal = state["python"].tolist()
-    gauss = state["python_gauss"].item()
-    random.setstate((version, tuple(internal), None if np.isnan(gauss) else gauss))
-    *keys, position, has_gauss = state["numpy"].tolist()
-    np.random.set_state(("MT19937", np.array(keys, np.uint32), position, has_gauss, state["numpy_gauss"].item()))  # noqa: NPY002
-    cuda = [state[name] for name in _cuda(state)]
-    if cuda and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(cuda)
-    for i, generator in enumerate(own):
-        generator.set_state(state[f"loader{i}"])
+    gates: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -115,7 +82,7 @@ def save_checkpoint(
         "units": progress.units,
         "multipliers": progress.multipliers,
         "settings": progress.settings,
-        "settled": progress.settled,
+        "gates": progress.gates,
         "optimizer": {
             "class": type(optimizer).__qualname__,
             "groups": [
@@ -132,7 +99,7 @@ def load_checkpoint(
     path: str | Path,
     modules: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer,
-    prepare: Callable[[Progress], None] | None = None,
+    prepare: Callable[[Progress], Mapping[str, nn.Module]] | None = None,
     own: Sequence[torch.Generator] = (),
 ) -> Progress:
     """Restores modules, optimizer and random state from a checkpoint.
@@ -142,7 +109,7 @@ def load_checkpoint(
         modules: the same modules, by the same names.
         optimizer: an optimizer of the same class over the same parameters.
         prepare: called with how far the run was before anything is compared, to bring modules and optimizer to how
-            they were then.
+            they were then; returns the modules to be loaded, if they are others.
         own: random generators of the loader's, to be set as they were.
 
     Returns:
@@ -164,10 +131,10 @@ def load_checkpoint(
             units=facts["units"],
             multipliers=facts["multipliers"],
             settings=facts["settings"],
-            settled=facts["settled"],
+            gates=facts["gates"],
         )
         if prepare is not None:
-            prepare(progress)
+            modules = prepare(progress)
         optimizer_state = _optimizer_state(tensors, stored)
         _check(tensors, modules, optimizer, stored)
         _check_random(tensors, own)
@@ -240,11 +207,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.item()
     return [_plain(part) for part in value] if isinstance(value, (tuple, list)) else value
-
-
-def _cuda(state: Mapping[str, Tensor]) -> list[str]:
-    """Names of the states of CUDA devices, in their order."""
-    return sorted((name for name in state if name.startswith("cuda")), key=lambda name: int(name.removeprefix("cuda")))
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:

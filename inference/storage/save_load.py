@@ -11,13 +11,13 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
 from l0bayes.errors import FileFormatError
+from l0bayes.find_sparse import sparse_modules
 from l0bayes.inference.size.shrink import take_units, units_left
 from l0bayes.inference.storage.files import read_tensors, write_bytes, write_tensors
 from l0bayes.layers.select_inputs import SelectInputs
-from l0bayes.sparse_module import sparse_modules
 from l0bayes.structure import join_name
-from l0bayes.structure.names import named_twice
-from l0bayes.subnetwork.compacted import resize, tie
+from l0bayes.structure.names import shared_parameters
+from l0bayes.subnetwork.resizing import resize, tie
 
 _GIVEN = "given_features"
 
@@ -61,7 +61,7 @@ def save(module: nn.Module, path: str | Path, provenance: Mapping[str, Any] | No
     facts = {
         "kind": _kind(module),
         "class": _class(module),
-        "tied": sorted(set(named_twice(module).values())),
+        "tied": sorted(set(shared_parameters(module).values())),
         "units": units_left(module),
         "shapes": {name: list(tensor.shape) for name, tensor in state.items()},
         "versions": {"torch": torch.__version__, "pyro": pyro.__version__},

@@ -28,7 +28,7 @@ def join_processes(device: str = "cpu") -> None:
 
 
 class Processes:
-    """Those that are joined, as a run sees them.
+    """The processes that are joined, as a run sees them.
 
     Attributes:
         rank: number of this one.
@@ -72,7 +72,7 @@ class Processes:
         return float(shared)
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Waits until all processes are here."""
         if self.size > 1:
             dist.barrier()
 
@@ -81,9 +81,9 @@ class Processes:
         return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
 
     @contextmanager
-    def own_draws(self, *, apart: bool) -> Iterator[None]:
-        """Within it, random numbers of this process's own if ``apart``; after it, those that all have in common."""
-        if self.size == 1 or not apart:
+    def independent_draws(self, *, active: bool) -> Iterator[None]:
+        """Within it, if active, random numbers of this process's own; after it, those that all have in common."""
+        if self.size == 1 or not active:
             yield
             return
         seed = int(torch.randint(2**62, ()))

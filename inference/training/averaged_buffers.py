@@ -41,8 +41,9 @@ class AveragedBuffers(nn.Module):
 
     def match(self) -> None:
         """Begins anew with buffers that have another shape now, after units were removed."""
+        own = dict(self.named_buffers())
         for name, buffer in self._buffers_of_model().items():
-            average = self._buffers.get(name)
+            average = own.get(name)
             if average is None or average.shape != buffer.shape:
                 self.register_buffer(name, buffer.detach().clone())
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from l0bayes.inference.size.target import DESCENT
+from l0bayes.inference.size.constraint import DESCENT
 from l0bayes.inference.training.fit_options import FitOptions
 
 History = Sequence[Mapping[str, float]]
@@ -16,17 +16,17 @@ def drawn_epochs(history: History, options: FitOptions, *, targeted: bool = Fals
     half of the run over which its goal descends.
     """
     begin = max(math.ceil(options.kl_warmup), math.ceil(DESCENT * options.epochs) if targeted else 0)
-    patient = _until_no_better(history[begin : options.epochs], options.patience)
+    patient = until_no_better(history[begin : options.epochs], options.patience)
     return options.epochs if patient is None else begin + patient
 
 
 def all_epochs(history: History, options: FitOptions, *, targeted: bool = False) -> int:
     """Epochs of the whole run; fine-tuning has its own patience."""
     drawn = drawn_epochs(history, options, targeted=targeted)
-    return drawn + (_until_no_better(history[drawn:], options.patience) or options.fine_tune)
+    return drawn + (until_no_better(history[drawn:], options.patience) or options.fine_tune)
 
 
-def _until_no_better(history: History, patience: int | None) -> int | None:
+def until_no_better(history: History, patience: int | None) -> int | None:
     """The first epoch by which the error has not fallen for ``patience`` epochs, if there is one."""
     ends = range(1, len(history) + 1)
     return None if patience is None else next((end for end in ends if _no_better(history[:end], patience)), None)

@@ -16,24 +16,27 @@ from pyro.infer.autoguide import AutoGuide
 from torch import nn
 from tqdm import tqdm
 
-from l0bayes.inference.data.loader_order import own_generators
+from l0bayes.find_sparse import is_gated
+from l0bayes.inference.data.loaders import first_batch, own_generators
 from l0bayes.inference.objective.elbo import ClosedFormKL_ELBO
 from l0bayes.inference.objective.loss import Objective
-from l0bayes.inference.prediction.evaluate import evaluate, is_gated
-from l0bayes.inference.size.target import TOLERANCE, Budget, Target
+from l0bayes.inference.prediction.evaluate import evaluate
+from l0bayes.inference.size.constraint import Constraint
+from l0bayes.inference.size.target import TOLERANCE, Target
 from l0bayes.inference.storage.history import history_path
 from l0bayes.inference.storage.tensorboard import Log, tensorboard_log
 from l0bayes.inference.system.interrupt import deferred_interrupt
-from l0bayes.inference.training.fit_options import FitOptions
+from l0bayes.inference.training.drawn_gates import DrawnGates
+from l0bayes.inference.training.fit_options import FitOptions, Selection
 from l0bayes.inference.training.optimizers import build_optimizer
 from l0bayes.inference.training.parameter_groups import name_gates
+from l0bayes.inference.training.plan_gates import plan_gates, resolved
 from l0bayes.inference.training.run import Run
 from l0bayes.inference.training.step_batches import Batches
 from l0bayes.inference.training.validation import (
     check_kinds,
     check_optimizer,
     check_options,
-    first_batch,
     see_first_batch,
 )
 from l0bayes.models.likelihood import Likelihood
@@ -49,18 +52,25 @@ class FitResult:
             ``kl_warmup`` weighs it then, and without the gates' in fine-tuning, where they are fixed),
             ``seconds`` of training and ``steps``, and where they apply ``expected_l0`` and ``open_l0``
             (gated parameters alive in expectation, and in the test-time network), ``expected_macs`` (gated ones),
-            ``open_gates`` (of the test-time gates), ``share`` (of the first target that the test-time network has),
-            ``multiplier`` (of that target, in nats) and ``validation_error``.
+            ``open_gates`` (of the test-time gates), ``share`` (the keep ratio of the test-time network, as the first
+            target counts it), ``multiplier`` (of that target, in nats) and ``validation_error``.
         checkpoint: the checkpoint of the last epoch, if one was asked for.
-        reached: target to the share that the test-time network has.
-        settled: gates that were opened or closed at the end, nearest to their threshold, so that targets are met; see
-            :mod:`l0bayes.inference.size.rounding`.
+        reached: target to the keep ratio of the test-time network.
+        rounded: gates that were opened or closed at the end of ``selection="svi"``, nearest to their threshold, so that
+            targets are met; see :mod:`l0bayes.inference.size.rounding`.
+        selection: how gates were moved, ``"evidence"`` or ``"svi"``.
     """
 
     history: pd.DataFrame
     checkpoint: Path | None
     reached: dict[Target, float]
-    settled: int = 0
+    rounded: int = 0
+    selection: Selection = "svi"
+
+    @property
+    def settled(self) -> int:
+        """What ``rounded`` was called before."""
+        return self.rounded
 
 
 def fit(
@@ -89,7 +99,7 @@ def fit(
             reproducible order of data and draws of gates. Torch generators of the loader's own are resumed too, and
             samplers that want to know the epoch (``DistributedSampler``) are told.
         validation_loader: batches on which to report the error after each epoch.
-        checkpoint: a file written after every epoch and on Ctrl-C. If it exists, the run goes on from there, as
+        checkpoint: a file written after every epoch and on Ctrl-C. If it exists, the run resumes from there, as
             if it had never stopped.
         history: a ``.csv`` or ``.json`` file, into which the history is written after every epoch.
         tensorboard: a folder for the history as TensorBoard reads it; needs the extra ``tensorboard``.
@@ -118,6 +128,7 @@ def fit(
     asked = (options or FitOptions()).changed(**changes)
     targets = tuple(target) if isinstance(target, Sequence) else (target,)
     check_kinds(model, guide, train_loader, targets)
+    asked = resolved(asked, model, train_loader)
     check_options(model, train_loader, validation_loader, asked, targets=bool(targets), own_elbo=elbo is not None)
     history_path(history)
     with pyro.get_param_store().scope(), deferred_interrupt() as interruption:
@@ -127,41 +138,50 @@ def fit(
         if asked.channels_last:
             model.to(memory_format=torch.channels_last)
         num_data = int(getattr(model, "num_data", 1))
+        constraints = _constraints(targets, model, guide, train_loader, asked)
         if optimizer is not None:
             check_optimizer(optimizer, objective, asked)
         if optimizer is not None and (asked.ema is not None or asked.schedule != "constant"):
             name_gates(optimizer, objective)
+        optimizer = optimizer or build_optimizer(objective, asked, num_data)
+        gates = plan_gates(objective, asked, constraints, optimizer, train_loader)
         run = Run(
             objective,
-            optimizer or build_optimizer(objective, asked, num_data),
+            optimizer,
             asked,
             checkpoint=None if checkpoint is None else Path(checkpoint),
             history=history_path(history),
             interruption=interruption,
-            budgets=_budgets(targets, model, guide, train_loader, asked),
+            gates=gates,
+            constraints=constraints,
             num_data=num_data,
             generators=own_generators(train_loader),
         )
-        run.resume()
-        log = tensorboard_log(tensorboard if run.processes.first else None, run.progress.epoch)
-        _train(run, train_loader, validation_loader, asked, log, progress=progress)
-        if run.average is not None:
-            run.average.swap()
-        run.restore_rates()
-        run.settle()
-        reached = {budget.target: budget.reached() for budget in run.budgets}
-    _warn_of_missed(run.budgets, reached)
-    return FitResult(pd.DataFrame(run.progress.history), run.checkpoint, reached, run.progress.settled)
+        try:
+            run.resume()
+            log = tensorboard_log(tensorboard if run.processes.first else None, run.progress.epoch)
+            _train(run, train_loader, validation_loader, asked, log, progress=progress)
+            if run.average is not None:
+                run.average.swap()
+            run.restore_rates()
+        finally:
+            gates.close()
+        reached = {constraint.target: constraint.reached() for constraint in constraints}
+    _warn_of_missed(constraints, reached)
+    rounded = gates.rounded if isinstance(gates, DrawnGates) else 0
+    return FitResult(pd.DataFrame(run.progress.history), run.checkpoint, reached, rounded, asked.selection or "svi")
 
 
-def _budgets(targets: Sequence[Target], model: Any, guide: Any, loader: Any, options: FitOptions) -> tuple[Budget, ...]:
+def _constraints(
+    targets: Sequence[Target], model: Any, guide: Any, loader: Any, options: FitOptions
+) -> tuple[Constraint, ...]:
     updates = math.ceil(len(loader) / options.accumulate) * options.epochs if targets else 0
     example = first_batch(loader)[0] if any(target.of == "latency" for target in targets) else None
     shared: dict[str, Any] = {"num_data": int(model.num_data) if targets else 1, "updates": updates, "example": example}
-    budgets = [Budget(target, model, guide, **shared) for target in targets]
-    for one in budgets:
-        one.alone = not one.others(budgets)
-    return tuple(budgets)
+    constraints = [Constraint(target, model, guide, **shared) for target in targets]
+    for one in constraints:
+        one.alone = not one.others(constraints)
+    return tuple(constraints)
 
 
 def _train(
@@ -174,6 +194,7 @@ def _train(
             row = run.train_epoch(loader)
             run.check_alive()
             with nullcontext() if run.average is None else run.average.in_place():
+                run.gates.write_back()
                 row |= _measure(run, validation_loader)
             if options.shrink_below is not None:
                 run.shrink(options.shrink_below)
@@ -191,27 +212,27 @@ def _measure(run: Run, validation_loader: Batches | None) -> dict[str, float]:
         row["open_l0"] = open_l0(model, guide)
         row["expected_macs"] = expected_macs(model, guide)
         row["open_gates"] = float(sum(int((z != 0).sum()) for z in guide.point().values()))
-    for budget in run.budgets:
-        budget.measure()
-    for budget in run.budgets[:1]:
-        row |= {"share": budget.reached(), "multiplier": budget.multiplier}
+    for constraint in run.constraints:
+        constraint.measure()
+    for constraint in run.constraints[:1]:
+        row |= {"share": constraint.reached(), "multiplier": constraint.multiplier}
     if validation_loader is not None and isinstance(model, Likelihood):
         row["validation_error"] = evaluate(model, guide, validation_loader)
     return row
 
 
-def _warn_of_missed(budgets: Sequence[Budget], reached: dict[Target, float]) -> None:
-    for budget in budgets:
-        target, share = budget.target, reached[budget.target]
-        decided = any(reached[other.target] > (1 - TOLERANCE) * other.target.share for other in budget.others(budgets))
-        if share < target.share and decided:
+def _warn_of_missed(constraints: Sequence[Constraint], reached: dict[Target, float]) -> None:
+    for one in constraints:
+        target, ratio = one.target, reached[one.target]
+        decided = any(reached[other.target] > (1 - TOLERANCE) * other.target.share for other in one.others(constraints))
+        if ratio < target.share and decided:
             continue  # it is met, by a narrower target on the same layers
-        if abs(share / target.share - 1) > TOLERANCE:
+        if abs(ratio / target.share - 1) > TOLERANCE:
             warnings.warn(
-                f"target: {target} was not reached: it is {share:.3g}. "
+                f"target: {target} was not reached: it is {ratio:.3g}. "
                 + (
                     "Train longer, raise gate_lr, or ask for less"
-                    if share > target.share
+                    if ratio > target.share
                     else "Longer runs overshoot less; with several targets the narrower one decides"
                 ),
                 stacklevel=3,

@@ -1,13 +1,19 @@
 """How a network is trained: one typed set of options for ``fit``, the command line and configuration files."""
 
 import math
+import warnings
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
 OptimizerName = Literal["adam", "sgd"]
-Schedule = Literal["constant", "cosine", "steps"]
+Schedule = Literal["constant", "cosine", "late_cosine", "steps"]
+Selection = Literal["evidence", "svi"]
+
+# Shares of the epochs: all gates are open until the first, the rate falls from the second on, and gates are decided by
+# the third, where finishing begins.
+OPEN_UNTIL, COOLING_FROM, SELECTED_BY = 1 / 8, 3 / 8, 3 / 4
 
 _NUMBERS: dict[str, tuple[str, Any]] = {
     "lr": ("> 0", lambda v: v > 0),
@@ -19,6 +25,7 @@ _NUMBERS: dict[str, tuple[str, Any]] = {
     "ema": ("in (0, 1), or none", lambda v: 0 < v < 1),
     "shrink_below": ("in [0, 1), or none", lambda v: 0 <= v < 1),
 }
+_OF_DRAWN_GATES = ("gate_lr", "kl_warmup", "num_particles", "antithetic", "independent_draws", "shrink_below")
 _COUNTS = {"epochs": 1, "fine_tune": 0, "num_particles": 1, "accumulate": 1, "patience": 1}
 
 
@@ -27,16 +34,23 @@ class FitOptions:
     """Options of :func:`~l0bayes.inference.fit`.
 
     Attributes:
-        epochs: passes over the data with gates drawn anew in each step, at least 1.
+        epochs: passes over the data, at least 1; with ``selection="svi"`` those with gates drawn anew in each step.
         fine_tune: further passes with the gates fixed at their test-time values: only what is left is trained.
+        selection: how gates are moved. ``"evidence"``: all are open at first; then those close for which the data say
+            least, against what they cost; for most of the run the network that is left is trained by itself, see
+            :mod:`l0bayes.inference.training.gates_by_evidence`. ``"svi"``: gates are drawn in each step and follow
+            their gradients, the paper's way. ``None``: evidence for networks made by ``sparsify`` with point weights,
+            unless an option is given that only drawn gates have (``gate_lr``, ``kl_warmup``, ``num_particles``,
+            ``antithetic``, ``independent_draws``, ``shrink_below``); svi for everything else.
         lr: learning rate of weights and of ``loc`` and ``log_scale``. With ``"sgd"`` it is that of the mean loss.
         gate_lr: learning rate of the gates, of Adam; no schedule touches it.
         optimizer: ``"adam"``, or ``"sgd"`` with Nesterov momentum for everything but gates.
         momentum: of ``"sgd"``.
         weight_decay: L2 penalty on weights alone, of the mean loss. A slab prior, see :func:`~l0bayes.sparsify`, is the
             principled form.
-        schedule: of ``lr``: ``"constant"``, ``"cosine"`` down to nothing over all epochs, or ``"steps"``, a fifth of
-            it after 30, 60 and 80 % of them.
+        schedule: of ``lr``: ``"constant"``, ``"cosine"`` down to nothing over all epochs, ``"late_cosine"``, which
+            begins at 3/8 of ``epochs``, or ``"steps"``, a fifth of it after 30, 60 and 80 % of
+            them. ``None``: the late cosine with evidence, constant otherwise.
         kl_warmup: epochs over which the weight of the KL rises from 0 to 1.
         num_particles: draws of the gates a step.
         antithetic: draw them in pairs (u, 1 − u); ``num_particles`` is then even.
@@ -46,23 +60,25 @@ class FitOptions:
             at the end.
         patience: stop after so many epochs without a better validation error; with ``fine_tune``, gates are fixed
             then, and fine-tuning stops in its turn.
-        draws_apart: with several processes, whether each draws gates of its own, which averages over more of them, or
-            all the same, as one process on the joint batch would.
+        independent_draws: with several processes, whether each draws gates of its own, which averages over more of
+            them, or all the same, as one process on the joint batch would.
         shrink_below: after each epoch, units with P(z ≠ 0) below this are removed for good, see
             :func:`~l0bayes.inference.shrink`.
         bf16: run the network in bfloat16 autocast; gates, KLs and parameters stay float32.
         compile: run the network through ``torch.compile`` while it keeps its shape: in fine-tuning, or without gates.
         channels_last: keep images and convolutions in that layout.
+        draws_apart: what ``independent_draws`` was called before; deprecated.
     """
 
     epochs: int = 100
     fine_tune: int = 0
+    selection: Selection | None = None
     lr: float = 1e-3
     gate_lr: float = 1e-2
     optimizer: OptimizerName = "adam"
     momentum: float = 0.9
     weight_decay: float = 0.0
-    schedule: Schedule = "constant"
+    schedule: Schedule | None = None
     kl_warmup: float = 0.0
     num_particles: int = 1
     antithetic: bool = False
@@ -70,21 +86,31 @@ class FitOptions:
     clip_norm: float | None = None
     ema: float | None = None
     patience: int | None = None
-    draws_apart: bool = False
+    independent_draws: bool = False
     shrink_below: float | None = None
     bf16: bool = False
     compile: bool = False
     channels_last: bool = False
+    draws_apart: bool | None = None
 
     def __post_init__(self) -> None:
+        self._take_old_names()
         self._check_numbers()
-        for name, kind in (("optimizer", OptimizerName), ("schedule", Schedule)):
-            if getattr(self, name) not in get_args(kind):
+        for name, kind in (("optimizer", OptimizerName), ("schedule", Schedule), ("selection", Selection)):
+            if getattr(self, name) not in (*get_args(kind), *((None,) if name != "optimizer" else ())):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {getattr(self, name)!r}")
+        if self.selection == "evidence" and (drawn := self.of_drawn_gates):
+            raise ValueError(f"{drawn[0]} is an option of drawn gates; leave it out, or choose selection='svi'")
         if self.kl_warmup > self.epochs:
             raise ValueError(f"kl_warmup must be at most epochs, {self.epochs}; got {self.kl_warmup}")
         if self.antithetic and self.num_particles % 2:
             raise ValueError(f"num_particles must be even with antithetic=True; got {self.num_particles}")
+
+    def _take_old_names(self) -> None:
+        if self.draws_apart is not None:
+            warnings.warn("draws_apart is called independent_draws now", DeprecationWarning, stacklevel=4)
+            object.__setattr__(self, "independent_draws", self.draws_apart)
+            object.__setattr__(self, "draws_apart", None)  # said once, and not again of copies
 
     def _check_numbers(self) -> None:
         for name, (must, check) in _NUMBERS.items():
@@ -113,10 +139,20 @@ class FitOptions:
             raise TypeError(f"fit has no option {unknown[0]!r}; its options are {', '.join(known)}")
         return replace(self, **options)
 
-    def lr_factor(self, epoch: int) -> float:
-        """What the schedule makes of ``lr`` in an epoch, counted from 0 and over fine-tuning too."""
-        done = epoch / (self.epochs + self.fine_tune)
-        if self.schedule == "cosine":
+    @property
+    def of_drawn_gates(self) -> tuple[str, ...]:
+        """Options that were given and that only gates drawn in each step have."""
+        usual = {field.name: field.default for field in fields(self)}
+        return tuple(name for name in _OF_DRAWN_GATES if getattr(self, name) != usual[name])
+
+    def lr_factor(self, epochs: float) -> float:
+        """What the schedule makes of ``lr`` once so many epochs are done, over fine-tuning too."""
+        total = self.epochs + self.fine_tune
+        done = epochs / total
+        if self.schedule == "late_cosine":
+            late = COOLING_FROM * self.epochs / total
+            done = max(0.0, (done - late) / (1 - late))
+        if self.schedule in ("cosine", "late_cosine"):
             return max(0.5 * (1 + math.cos(math.pi * done)), 1e-3)
         if self.schedule == "steps":
             return float(0.2 ** sum(done >= share for share in (0.3, 0.6, 0.8)))

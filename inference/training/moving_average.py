@@ -27,19 +27,19 @@ class MovingAverage:
 
     def __init__(self, optimizer: torch.optim.Optimizer, decay: float, buffers: AveragedBuffers | None = None) -> None:
         self._optimizer = optimizer
-        self._buffers = buffers
+        self._averaged = buffers
         self._decay = decay
 
-    def _parameters(self) -> list[Tensor]:
+    def _all_but_gates(self) -> list[Tensor]:
         groups = (group for group in self._optimizer.param_groups if group.get("name") != "gates")
         return [parameter for group in groups for parameter in group["params"]]
 
     @torch.no_grad()
     def update(self) -> None:
         """Takes in the parameters as they are after a step."""
-        if self._buffers is not None:
-            self._buffers.update()
-        for parameter in self._parameters():
+        if self._averaged is not None:
+            self._averaged.update()
+        for parameter in self._all_but_gates():
             if parameter.grad is None and not self._optimizer.state.get(parameter):
                 continue  # its optimizer would take this state for its own
             state = self._optimizer.state[parameter]
@@ -51,9 +51,9 @@ class MovingAverage:
     @torch.no_grad()
     def swap(self) -> None:
         """Exchanges the parameters and their averages."""
-        if self._buffers is not None:
-            self._buffers.swap()
-        for parameter in self._parameters():
+        if self._averaged is not None:
+            self._averaged.swap()
+        for parameter in self._all_but_gates():
             average = self._optimizer.state[parameter].get(self._KEY)
             if average is not None:
                 now = parameter.detach().clone()

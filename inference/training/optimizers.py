@@ -38,7 +38,7 @@ class Together(torch.optim.Optimizer):
         return {**parent.__getstate__(), "_optimizers": self._optimizers}
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override] # torch types it twice
-        """One step of each."""
+        """One step of each optimizer."""
         loss = None if closure is None else closure()
         for optimizer in self._optimizers:
             optimizer.step()

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from l0bayes.find_sparse import sparse_modules
 from l0bayes.inference.guide.hard_concrete_guide import HardConcreteGuide
-from l0bayes.sparse_module import sparse_modules
 
 
 def parameter_groups(

@@ -1,11 +1,10 @@
-"""One training run, epoch by epoch: its state, its steps, and how it goes on after an interruption."""
+"""One training run, epoch by epoch: its state, its steps, and how it resumes after an interruption."""
 
 import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +12,30 @@ import torch
 from torch import nn
 
 from l0bayes.errors import DataError
+from l0bayes.inference.data.loaders import length
 from l0bayes.inference.objective.loss import Objective
-from l0bayes.inference.prediction.evaluate import is_gated
-from l0bayes.inference.size.rounding import settle
+from l0bayes.inference.size.constraint import Constraint
 from l0bayes.inference.size.shrink import shrink, shrink_to, units_left
-from l0bayes.inference.size.target import Budget
 from l0bayes.inference.storage.checkpoint import (
     Progress,
     load_checkpoint,
-    random_state,
     save_checkpoint,
 )
 from l0bayes.inference.storage.history import write_history
 from l0bayes.inference.storage.tensorboard import Log
 from l0bayes.inference.system.interrupt import Interruption
 from l0bayes.inference.system.processes import Processes
+from l0bayes.inference.system.random_state import random_state
 from l0bayes.inference.training.averaged_buffers import AveragedBuffers
-from l0bayes.inference.training.compiling import Compiled
+from l0bayes.inference.training.compiling import Compiled, network_of
 from l0bayes.inference.training.divergence import check_alive, check_finite
-from l0bayes.inference.training.early_stop import all_epochs, drawn_epochs
 from l0bayes.inference.training.fit_options import FitOptions
+from l0bayes.inference.training.gate_plan import GatePlan, Moment
 from l0bayes.inference.training.moving_average import MovingAverage
 from l0bayes.inference.training.step_batches import Batch, Batches, step_batches
-from l0bayes.inference.training.validation import check_batch, length
-from l0bayes.sparsify import find_sparse
+from l0bayes.inference.training.validation import check_batch
 
-_SETTLED = ("accumulate", "kl_warmup", "clip_norm", "ema", "num_particles", "antithetic", "schedule", "shrink_below")
+_FIXED = ("accumulate", "kl_warmup", "clip_norm", "ema", "num_particles", "antithetic", "schedule", "shrink_below")
 
 
 class Run:
@@ -51,7 +48,8 @@ class Run:
         checkpoint: where to write checkpoints, if anywhere.
         history: where to write the history, if anywhere.
         interruption: whether Ctrl-C was pressed.
-        budgets: the targets, followed.
+        gates: what the gates do in each phase.
+        constraints: the targets as constraints, in the order in which they were given.
         num_data: size of the training set, 1 if nobody knows.
         generators: of random numbers, the loader's own.
     """
@@ -65,7 +63,8 @@ class Run:
         checkpoint: Path | None,
         history: Path | None = None,
         interruption: Interruption,
-        budgets: Sequence[Budget] = (),
+        gates: GatePlan,
+        constraints: Sequence[Constraint] = (),
         num_data: int = 1,
         generators: Sequence[torch.Generator] = (),
     ) -> None:
@@ -75,51 +74,61 @@ class Run:
         self._optimizer = optimizer
         self._options = options
         self._interruption = interruption
-        self.budgets = tuple(budgets)
+        self.gates = gates
+        self.constraints = tuple(constraints)
         self.model: Any = objective.model
         self.guide: Any = objective.guide
         self._num_data = num_data
         self._generators = generators
-        self._modules: dict[str, nn.Module] = {"model": self.model, "guide": self.guide}
+        self._own: dict[str, nn.Module] = {"model": self.model, "guide": self.guide}
         self._checked = False
         self._steps = 1  # an epoch, as far as the loader knows
         self._rates = [group["lr"] for group in optimizer.param_groups]
         self.average: MovingAverage | None = None
-        if options.ema is not None:
-            self._averaged = AveragedBuffers(self.model, options.ema)
-            self._modules["averaged"] = self._averaged
-            self.average = MovingAverage(optimizer, options.ema, self._averaged)
-        self._compiled = Compiled(self.model) if options.compile else None
+        self._averaged: AveragedBuffers | None = None
+        self._compiled = Compiled(self._trained) if options.compile else None
+        if gates.averages:
+            self._average(self.model)
+        gates.shapes_changed = self._follow
         self.checkpoint = checkpoint
         self._history = history
         self.progress = Progress()
 
-    # -- going on -----------------------------------------------------------------------------------------------
+    # -- resuming -----------------------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Goes on from the checkpoint, if there is one."""
+        """Resumes from the checkpoint, if there is one."""
         if self.checkpoint is None or not self.checkpoint.exists():
             return
         self.progress = load_checkpoint(
-            self.checkpoint, self._modules, self._optimizer, self._as_it_was, self._generators
+            self.checkpoint, self._stored, self._optimizer, self._as_it_was, self._generators
         )
-        for budget, multiplier in zip(self.budgets, self.progress.multipliers, strict=True):
-            budget.multiplier = multiplier
-            budget.measure()
+        for constraint, multiplier in zip(self.constraints, self.progress.multipliers, strict=True):
+            constraint.multiplier = multiplier
+            constraint.measure()
 
-    def _as_it_was(self, progress: Progress) -> None:
+    def _as_it_was(self, progress: Progress) -> dict[str, nn.Module]:
         if progress.units:
             shrink_to(self.model, self.guide, self._optimizer, progress.units)
             self._follow_shapes()
         for name, now in self._settings.items():
             if (then := progress.settings.get(name)) != now:
                 raise ValueError(f"it was written with {name}={then}, now it is {now}")
+        self.gates.restore(progress.gates)
+        return self._stored
 
     @property
     def _settings(self) -> dict[str, Any]:
         """What cannot change in the middle of a run without changing what it means."""
-        options = {name: getattr(self._options, name) for name in _SETTLED}
-        return {"target": [str(budget.target) for budget in self.budgets], **options}
+        options = {name: getattr(self._options, name) for name in _FIXED}
+        targets = [str(constraint.target) for constraint in self.constraints]
+        return {"target": targets, "selection": type(self.gates).__name__, **options}
+
+    @property
+    def _stored(self) -> dict[str, nn.Module]:
+        """What a checkpoint holds, by name."""
+        averaged = {} if self._averaged is None else {"averaged": self._averaged}
+        return self._own | self.gates.stored | averaged
 
     @contextmanager
     def _rates_as_given(self) -> Iterator[None]:
@@ -145,12 +154,13 @@ class Run:
         """
         if not self.processes.first:
             return
-        self.progress.multipliers = [budget.multiplier for budget in self.budgets]
+        self.progress.multipliers = [constraint.multiplier for constraint in self.constraints]
         self.progress.settings = self._settings
+        self.progress.gates = self.gates.state()
         try:
             if self.checkpoint is not None:
                 with self._rates_as_given():
-                    save_checkpoint(self.checkpoint, self._modules, self._optimizer, self.progress, self._generators)
+                    save_checkpoint(self.checkpoint, self._stored, self._optimizer, self.progress, self._generators)
             if self._history is not None:
                 write_history(self._history, self.progress.history)
         except OSError as error:
@@ -164,41 +174,19 @@ class Run:
     # -- an epoch -----------------------------------------------------------------------------------------------
 
     @property
-    def fine_tuning(self) -> bool:
-        """Whether the gates are fixed by now."""
-        history, targeted = self.progress.history, bool(self.budgets)
-        return self.progress.epoch >= drawn_epochs(history, self._options, targeted=targeted)
-
-    @property
     def last_epoch(self) -> int:
         """Epochs after which the run is over, as far as can be told by now."""
-        return all_epochs(self.progress.history, self._options, targeted=bool(self.budgets))
+        return self.gates.last_epoch(self.progress.history)
 
-    def _set_rates(self, epoch: int) -> None:
-        factor = self._options.lr_factor(epoch)
+    @property
+    def _now(self) -> Moment:
+        return Moment(self.progress.epoch, self.progress.step, self._steps, self.progress.history)
+
+    def _set_rates(self) -> None:
+        factor = self._options.lr_factor(self._now.epochs)
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             if self._options.schedule != "constant" and group.get("name") != "gates":
                 group["lr"] = rate * factor
-
-    def _begin_epoch(self, loader: Batches) -> None:
-        """Sets what holds for all steps of an epoch; from here a resumed one goes on as it was."""
-        self._objective.train()
-        self._set_rates(self.progress.epoch)
-        if self.fine_tuning:
-            self.settle()
-            fixed, sparse = self.guide.point(), find_sparse(self.model)
-            self._objective.fixed_gates = fixed | self.guide.means(sparse.inclusion_sites)  # only gates inform those
-            self._objective.penalties = (partial(sparse.slab_penalty, fixed),)
-        else:
-            self._objective.fixed_gates = None
-            self._objective.penalties = tuple(budget.penalty for budget in self.budgets)
-        self._steps = max(1, math.ceil((length(loader) or 0) / self._options.accumulate))
-        for budget in self.budgets:
-            budget.aim(self._done)
-
-    def settle(self) -> None:
-        """Opens or closes the last gates for the targets, once their training is over."""
-        self.progress.settled += settle(self.model, self.guide, self.budgets)
 
     def train_epoch(self, loader: Batches) -> dict[str, float]:
         """Trains for one epoch, or for the rest of the one that was interrupted.
@@ -212,28 +200,27 @@ class Run:
             KeyboardInterrupt: on Ctrl-C.
         """
         done = self.progress
-        self._begin_epoch(loader)
-        fine_tuning = self.fine_tuning
-        keeps_its_shape = fine_tuning or not is_gated(self.model)
+        self._objective.train()
+        self._steps = max(1, math.ceil((length(loader) or 0) / self._options.accumulate))
+        self.gates.begin_epoch(self._now)
         start = time.perf_counter() - done.sums.get("seconds", 0.0)
         for batches in step_batches(loader, done, self._options, self._keep):
+            self.gates.begin_step(self._now)
+            self._set_rates()
             if not self._checked:
                 check_batch(self._objective, batches[0])
                 self._checked = True
-            self._objective.kl_weight = self._kl_weight()
-            with self._compiled.active() if self._compiled and keeps_its_shape else nullcontext():
-                loss = self._step(batches)
-            done.step += 1
-            for budget in () if fine_tuning else self.budgets:
-                budget.update(self._done)
             rows = sum(len(batch[0]) for batch in batches) * self.processes.size
+            with self._compiled.active() if self._compiled and self.gates.keeps_its_shape else nullcontext():
+                loss = self._step(batches, rows)
+            done.step += 1
+            self.gates.end_step(self._now)
             done.sums["rows"] = done.sums.get("rows", 0.0) + rows
             done.sums["elbo"] = done.sums.get("elbo", 0.0) - loss
             done.sums["seconds"] = time.perf_counter() - start
             if self._interruption.requested:
                 self._stop()
-        if done.epoch + 1 == self._options.epochs:
-            self.settle()
+        self.gates.end_epoch(done.epoch + 1)
         if done.step == 0:
             raise DataError(f"train_loader is empty: it gave no batch in epoch {done.epoch + 1}")
         self._check_num_data(int(done.sums["rows"]))
@@ -242,17 +229,6 @@ class Run:
             "seconds": done.sums["seconds"],
             "steps": float(done.step),
         }
-
-    @property
-    def _done(self) -> float:
-        """Share of the epochs with drawn gates that is done."""
-        return (self.progress.epoch + self.progress.step / self._steps) / self._options.epochs
-
-    def _kl_weight(self) -> float:
-        warmup = self._options.kl_warmup
-        if self.progress.epoch >= warmup:
-            return 1.0
-        return min(1.0, (self.progress.epoch + (self.progress.step + 1) / self._steps) / warmup)
 
     def _check_num_data(self, rows: int) -> None:
         """A wrong N would silently change what a code cost means; a dropped last batch does not matter."""
@@ -268,17 +244,18 @@ class Run:
 
     # -- a step -------------------------------------------------------------------------------------------------
 
-    def _step(self, batches: Sequence[Batch]) -> float:
+    def _step(self, batches: Sequence[Batch], rows: int) -> float:
         self._optimizer.zero_grad()
         total = 0.0
         for batch in batches:
-            with self.processes.own_draws(apart=self._options.draws_apart):
+            with self.processes.independent_draws(active=self._options.independent_draws):
                 loss = self._parallel(*batch) / len(batches)
             total += self._objective.negative_elbo / len(batches)
             loss.backward()
         total, interrupted = self.processes.mean(total, float(self._interruption.requested))
         self._interruption.requested = interrupted > 0
         check_finite(total, f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}", self._kept())
+        self.gates.see_gradients(rows)
         if (norm := self._options.clip_norm) is not None:
             nn.utils.clip_grad_norm_(self._objective.parameters(), norm * self._num_data)
         self._optimizer.step()
@@ -305,8 +282,24 @@ class Run:
     def _follow_shapes(self) -> None:
         """After units were removed."""
         self._parallel = self.processes.wrap(self._objective)
-        if self.average is not None:
+        if self._averaged is not None:
             self._averaged.match()
+
+    def _follow(self, net: nn.Module) -> None:
+        """After another network is trained in place of the model's own."""
+        self._parallel = self.processes.wrap(self._objective)
+        self._average(net)
+
+    def _average(self, trained: nn.Module) -> None:
+        """Begins the moving average, if one is asked for."""
+        if (decay := self._options.ema) is not None:
+            self._averaged = AveragedBuffers(trained, decay)
+            self.average = MovingAverage(self._optimizer, decay, self._averaged)
+
+    def _trained(self) -> nn.Module:
+        """The network that is trained now."""
+        stand_in: nn.Module | None = self._objective.stand_in
+        return network_of(self.model) if stand_in is None else stand_in
 
     def finish_epoch(self, row: dict[str, float], log: Log) -> None:
         """Notes what was measured, and writes the checkpoint.
@@ -329,10 +322,11 @@ class Run:
             self._stop()
 
     def _stop(self) -> None:
+        self.gates.write_back()
         self.save()
         where = (
             "no checkpoint was asked for; model and guide keep what they learned"
             if self.checkpoint is None
-            else f"everything is in {self.checkpoint}; the same call with it goes on from there"
+            else f"everything is in {self.checkpoint}; the same call with it resumes there"
         )
         raise KeyboardInterrupt(f"stopped after {self.progress.epoch} epochs and {self.progress.step} steps: {where}")

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from l0bayes.errors import DataError, L0BayesError
-from l0bayes.inference.data.loader_order import own_generators, tell_epoch
-from l0bayes.inference.storage.checkpoint import Progress, random_state, set_random_state
+from l0bayes.inference.data.loaders import own_generators, tell_epoch
+from l0bayes.inference.storage.checkpoint import Progress
+from l0bayes.inference.system.random_state import random_state, set_random_state
 from l0bayes.inference.training.fit_options import FitOptions
 
 Batch = tuple[Any, ...]
@@ -22,9 +23,9 @@ def step_batches(
     """The batches of each step that is still to do, in the order they would have had without an interruption.
 
     Args:
-        loader: of the user's.
+        loader: the user's data loader.
         progress: how far the run is; the random state at the start of an epoch is noted there.
-        options: of the run.
+        options: how the run trains.
         keep: called when the loader fails, to write down what was learned; says where that is.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a run of training refuses at the door."""
+"""Input validation of a run of training: what is refused before it begins."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -10,10 +10,10 @@ from torch import nn
 
 from l0bayes.errors import DataError
 from l0bayes.evaluating import evaluating
-from l0bayes.inference.data.loader_order import own_generators
-from l0bayes.inference.prediction.evaluate import is_gated
+from l0bayes.find_sparse import is_gated
+from l0bayes.inference.data.loaders import first_batch, length
 from l0bayes.inference.size.target import Target
-from l0bayes.inference.storage.checkpoint import random_state, set_random_state
+from l0bayes.inference.system.random_state import random_state, set_random_state
 from l0bayes.inference.training.fit_options import FitOptions
 from l0bayes.models.likelihood import Likelihood
 
@@ -67,29 +67,6 @@ def check_optimizer(optimizer: Any, objective: nn.Module, options: FitOptions) -
     for name in ("lr", "gate_lr", "weight_decay", "momentum"):
         if (value := getattr(options, name)) != getattr(usual, name):
             raise ValueError(f"{name}={value} is not for an optimizer of one's own; set it there")
-
-
-def length(loader: Any) -> int | None:
-    """How many batches an epoch has, if the loader knows."""
-    try:
-        return len(loader)
-    except TypeError:  # a stream of data has none, whatever methods its loader has
-        return None
-
-
-def first_batch(loader: Iterable[Any]) -> Any:
-    """The first batch, without changing the random state.
-
-    Raises:
-        DataError: if there is none.
-    """
-    own = own_generators(loader)
-    state = random_state(own)
-    batch = next(iter(loader), None)
-    set_random_state(state, own)
-    if batch is None:
-        raise DataError("train_loader is empty; give it at least one batch")
-    return batch
 
 
 def see_first_batch(guide: Any, loader: Iterable[Any]) -> None:

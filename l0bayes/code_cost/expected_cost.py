@@ -29,7 +29,7 @@ class _Overlap:
 
 
 @dataclass
-class _Share:
+class _GroupTerms:
     """What one group of gates decides over.
 
     Attributes:
@@ -59,7 +59,7 @@ class _Share:
 class _Axis:
     """Positions along a dimension, or all elements of a tensor, and the gates that each of them hangs on."""
 
-    parts: list[tuple[int, Tensor]]
+    maps: list[tuple[int, Tensor]]
     size: int
 
 
@@ -103,90 +103,90 @@ class ExpectedCost:
         self._sizes = [group.size for group in structure.groups]
         self._axes: list[_Axis] = []
         self._known: dict[tuple[object, ...], int] = {}
-        pairs, lines = self._collect(structure, per_element)
+        pairs, singles = self._collect(structure, per_element)
         number = len(self._axes)
         quadratic = torch.zeros(number, number, dtype=torch.float64)
         linear = torch.zeros(number, dtype=torch.float64)
         for first, second, cost in pairs:
             quadratic[first, second] += cost
             quadratic[second, first] += cost
-        for axis, cost in lines:
+        for axis, cost in singles:
             linear[axis] += cost
         self._check_overlaps(pairs)
         always = [_always(axis) for axis in self._axes]
         self._start = torch.tensor(always, dtype=torch.float64)
-        self._shares = [self._share(k, quadratic, linear) for k in range(len(self._names))]
+        self._terms = [self._terms_of(k, quadratic, linear) for k in range(len(self._names))]
         for product in structure.products:
             if product.group:
                 each = per_product[product.group] if isinstance(per_product, Mapping) else per_product
-                self._shares[self._names.index(product.group)].alone += each * product.macs
-        self._cast: dict[tuple[torch.dtype, torch.device], tuple[Tensor, list[_Share]]] = {}
+                self._terms[self._names.index(product.group)].alone += each * product.macs
+        self._cast: dict[tuple[torch.dtype, torch.device], tuple[Tensor, list[_GroupTerms]]] = {}
 
     # -- building -----------------------------------------------------------------------------------------------
 
     def _collect(
         self, structure: Structure, per_element: Mapping[str, float]
     ) -> tuple[list[tuple[int, int, float]], list[tuple[int, float]]]:
-        cuts: dict[str, dict[int | None, list[tuple[int, Tensor]]]] = {}
+        maps: dict[str, dict[int | None, list[tuple[int, Tensor]]]] = {}
         for number, group in enumerate(structure.groups):
             for part in group.slices:
                 if part.tensor in structure.shapes:  # buffers are no parameters
-                    cuts.setdefault(part.tensor, {}).setdefault(part.dim, []).append((number, part.gates))
-        pairs, lines = [], []
-        for tensor, dims in cuts.items():
+                    maps.setdefault(part.tensor, {}).setdefault(part.dim, []).append((number, part.gates))
+        pairs, singles = [], []
+        for tensor, dims in maps.items():
             cost, shape = per_element.get(tensor, 0.0), structure.shapes[tensor]
             if not cost:
                 continue
             if None in dims:
-                lines.append((self._axis(_by_element(dims, shape)), cost))
+                singles.append((self._axis(_by_element(dims, shape)), cost))
                 continue
-            axes = [self._axis(parts) for parts in dims.values()]
+            axes = [self._axis(maps) for maps in dims.values()]
             each = cost * shape.numel()
             for dim in dims:
                 each /= shape[dim]  # type: ignore[index] # None was sorted out above
             if len(axes) == 1:
-                lines.append((axes[0], each))
+                singles.append((axes[0], each))
             elif len(axes) == 2:  # noqa: PLR2004 (rows and columns)
                 pairs.append((axes[0], axes[1], each))
             else:
                 raise StructureError(f"gates: {tensor} has gates along {len(axes)} dimensions; at most 2 can be priced")
-        return pairs, lines
+        return pairs, singles
 
-    def _axis(self, parts: list[tuple[int, Tensor]]) -> int:
-        key = tuple((number, table.numpy().tobytes()) for number, table in parts)
+    def _axis(self, maps: list[tuple[int, Tensor]]) -> int:
+        key = tuple((number, table.numpy().tobytes()) for number, table in maps)
         if key not in self._known:
             self._known[key] = len(self._axes)
-            self._axes.append(_Axis(parts, len(parts[0][1])))
+            self._axes.append(_Axis(maps, len(maps[0][1])))
         return self._known[key]
 
     def _check_overlaps(self, pairs: Sequence[tuple[int, int, float]]) -> None:
         for first, second, _ in pairs:
             for one, other in ((first, second), (second, first)):
-                decided = torch.stack([table >= 0 for _, table in self._axes[one].parts]).sum(0)
-                shared = {number for number, _ in self._axes[one].parts} & {n for n, _ in self._axes[other].parts}
+                decided = torch.stack([table >= 0 for _, table in self._axes[one].maps]).sum(0)
+                shared = {number for number, _ in self._axes[one].maps} & {n for n, _ in self._axes[other].maps}
                 if (decided > 1).any() and shared:
                     raise StructureError(
                         f"gates: {self._names[min(shared)]!r} decides over both dimensions of a weight on which "
                         "further gates lie; its expected cost is not closed. Gate either units or inputs there"
                     )
 
-    def _share(self, k: int, quadratic: Tensor, linear: Tensor) -> _Share:
+    def _terms_of(self, k: int, quadratic: Tensor, linear: Tensor) -> _GroupTerms:
         rows: list[int] = []
         counts: list[Tensor] = []
         overlaps: list[_Overlap] = []
         everywhere = len(self._axes) * sum(self._sizes) <= _LARGEST
         for number, axis in enumerate(self._axes):
-            tables = dict(axis.parts)
+            tables = dict(axis.maps)
             if k not in tables:
                 if everywhere:
                     rows.append(number)
                     counts.append(torch.zeros(self._sizes[k], dtype=torch.float64))
                 continue
             last = tables[k] >= 0
-            for other, table in axis.parts:
+            for other, table in axis.maps:
                 if other > k:
                     last &= table < 0
-            before = [(other, table) for other, table in axis.parts if other < k and (table[last] >= 0).any()]
+            before = [(other, table) for other, table in axis.maps if other < k and (table[last] >= 0).any()]
             alone = last.clone()
             for _, table in before:
                 alone &= table < 0
@@ -200,7 +200,7 @@ class ExpectedCost:
         count = torch.stack(counts) if counts else torch.zeros(0, self._sizes[k], dtype=torch.float64)
         within = quadratic[index][:, index]
         twice = 0.5 * ((within @ count) * count).sum(0)
-        return _Share(
+        return _GroupTerms(
             axes=None if everywhere else index,
             counts=count,
             coupling=quadratic[index],
@@ -213,21 +213,19 @@ class ExpectedCost:
 
     # -- paying -------------------------------------------------------------------------------------------------
 
-    def _for(self, like: Tensor) -> tuple[Tensor, list[_Share]]:
+    def _for(self, like: Tensor) -> tuple[Tensor, list[_GroupTerms]]:
         key = (like.dtype, like.device)
         if key not in self._cast:
-            shares = []
-            for share in self._shares:
-                moved = {
-                    name: value.to(like) for name, value in vars(share).items() if name not in ("axes", "overlaps")
-                }
+            terms = []
+            for term in self._terms:
+                moved = {name: value.to(like) for name, value in vars(term).items() if name not in ("axes", "overlaps")}
                 overlaps = tuple(
                     _Overlap(o.row, o.gates.to(like.device), tuple((n, t.to(like.device)) for n, t in o.others))
-                    for o in share.overlaps
+                    for o in term.overlaps
                 )
-                axes = None if share.axes is None else share.axes.to(like.device)
-                shares.append(_Share(axes=axes, overlaps=overlaps, **moved))
-            self._cast[key] = (self._start.to(like), shares)
+                axes = None if term.axes is None else term.axes.to(like.device)
+                terms.append(_GroupTerms(axes=axes, overlaps=overlaps, **moved))
+            self._cast[key] = (self._start.to(like), terms)
         return self._cast[key]
 
     @property
@@ -249,20 +247,20 @@ class ExpectedCost:
         Returns:
             Cost by gate, of shape ``(size,)``.
         """
-        share = self._for(prob)[1][len(tally.seen)]
+        term = self._for(prob)[1][len(tally.seen)]
         with torch.autocast(prob.device.type, enabled=False):  # in bfloat16 a sum of parameters would lose most of them
-            counts, twice = share.counts, share.twice
-            if share.overlaps:
-                counts = self._with_overlaps(share, tally)
-                twice = 0.5 * ((share.within @ counts) * counts).sum(0)
+            counts, twice = term.counts, term.twice
+            if term.overlaps:
+                counts = self._with_overlaps(term, tally)
+                twice = 0.5 * ((term.within @ counts) * counts).sum(0)
             longer = counts @ prob
-            if share.axes is not None:
-                price = torch.addmv(share.linear, share.coupling, tally.lengths) + 0.5 * (share.within @ longer)
-                lengths = tally.lengths.index_add(0, share.axes, longer)
+            if term.axes is not None:
+                price = torch.addmv(term.linear, term.coupling, tally.lengths) + 0.5 * (term.within @ longer)
+                lengths = tally.lengths.index_add(0, term.axes, longer)
             else:
                 halfway = torch.add(tally.lengths, longer, alpha=0.5)
-                price, lengths = torch.addmv(share.linear, share.coupling, halfway), tally.lengths + longer
-            each = torch.addmv(share.alone, counts.T, price)
+                price, lengths = torch.addmv(term.linear, term.coupling, halfway), tally.lengths + longer
+            each = torch.addmv(term.alone, counts.T, price)
             if len(twice):
                 each = torch.addcmul(each, twice, 1 - prob)
         tally.before.append(tally.lengths)
@@ -270,9 +268,9 @@ class ExpectedCost:
         tally.seen.append(prob)
         return prob * each
 
-    def _with_overlaps(self, share: _Share, tally: Tally) -> Tensor:
-        counts = share.counts
-        for overlap in share.overlaps:
+    def _with_overlaps(self, term: _GroupTerms, tally: Tally) -> Tensor:
+        counts = term.counts
+        for overlap in term.overlaps:
             factor = torch.ones_like(overlap.gates, dtype=counts.dtype)
             for number, table in overlap.others:
                 seen = tally.seen[number]
@@ -285,11 +283,11 @@ class ExpectedCost:
 
     def price_if_open(self, tally: Tally) -> Tensor:
         """What each of the next group's gates would cost if it and all others of its group were open."""
-        share = self._for(tally.lengths)[1][len(tally.seen)]
+        term = self._for(tally.lengths)[1][len(tally.seen)]
         with torch.autocast(tally.lengths.device.type, enabled=False):
-            counts = self._with_overlaps(share, tally) if share.overlaps else share.counts
-            price = torch.addmv(share.linear, share.coupling, tally.lengths) + 0.5 * (share.within @ counts.sum(1))
-            return price @ counts + share.alone
+            counts = self._with_overlaps(term, tally) if term.overlaps else term.counts
+            price = torch.addmv(term.linear, term.coupling, tally.lengths) + 0.5 * (term.within @ counts.sum(1))
+            return price @ counts + term.alone
 
     def total(self, probs: Mapping[str, Tensor]) -> Tensor:
         """The expected cost of everything that gates decide over.
@@ -307,10 +305,10 @@ class ExpectedCost:
 def _by_element(dims: Mapping[int | None, list[tuple[int, Tensor]]], shape: torch.Size) -> list[tuple[int, Tensor]]:
     """Gates of single elements, and those of the rows and columns that they lie in."""
     tables = ((number, dim, table) for dim, tables in dims.items() for number, table in tables)
-    parts = [(number, line.expand(shape).flatten()) for number, line in gates_over(tables, shape)]
-    return sorted(parts, key=lambda part: part[0])
+    maps = [(number, table.expand(shape).flatten()) for number, table in gates_over(tables, shape)]
+    return sorted(maps, key=lambda one: one[0])
 
 
 def _always(axis: _Axis) -> float:
     """Positions that no gate decides over."""
-    return float(torch.stack([table < 0 for _, table in axis.parts]).all(0).sum())
+    return float(torch.stack([table < 0 for _, table in axis.maps]).all(0).sum())

@@ -41,10 +41,7 @@ class LiveCost:
         per_product = {g.name: float(macs and fnmatchcase(g.layer, layers)) for g in structure.groups}
         self._cost = ExpectedCost(structure, each, per_product)
         elements = sum(each[name] * structure.shapes[name].numel() for name in counted)
-        products = sum(
-            float(product.macs.sum()) * (per_product[product.group] if product.group else float(macs and layers == "*"))
-            for product in structure.products
-        )
+        products = sum(float(p.macs.sum()) for p in structure.products if macs and fnmatchcase(p.layer, layers))
         self.total = elements + products
         everything = {g.name: torch.ones(g.size, dtype=torch.float64) for g in structure.groups}
         self._always = self.total - float(self._cost.total(everything))

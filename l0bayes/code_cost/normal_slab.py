@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from l0bayes.code_cost.slab import Slab
 from l0bayes.structure import Structure
-from l0bayes.structure.names import named_twice
+from l0bayes.structure.names import shared_parameters
 
 _START = 0.1  # standard deviations at the start, relative to the root mean square of their tensor
 _SMALLEST = 1e-12  # added to expected numbers, so that 0 / 0 has a logarithm and a gradient
@@ -25,7 +25,7 @@ def standard_deviations(net: nn.Module) -> nn.Module:
     Returns:
         A module of modules, nested as the network's.
     """
-    holder, shared = nn.Module(), named_twice(net)
+    holder, shared = nn.Module(), shared_parameters(net)
     for name, weight in net.named_parameters():
         if not Slab.covers(weight.shape) or not weight.requires_grad or name in shared:
             continue
@@ -34,7 +34,7 @@ def standard_deviations(net: nn.Module) -> nn.Module:
         *path, last = name.split(".")
         module = holder
         for part in path:
-            if part not in module._modules:  # noqa: SLF001 (hasattr would find methods)
+            if part not in dict(module.named_children()):  # hasattr would find methods
                 module.add_module(part, nn.Module())
             module = module.get_submodule(part)
         module.register_parameter(last, nn.Parameter(torch.full_like(weight, (_START * typical).log().item()).to(wide)))

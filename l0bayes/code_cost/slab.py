@@ -54,14 +54,14 @@ class Slab(ABC):
         """
         device = probs[0].device
         if device != self._device:
-            self._gates = {name: [(n, line.to(device)) for n, line in lines] for name, lines in self._gates.items()}
+            self._gates = {name: [(n, table.to(device)) for n, table in maps] for name, maps in self._gates.items()}
             self._device = device
         terms = []
         with torch.autocast(device.type, enabled=False):
-            for name, lines in self._gates.items():
+            for name, maps in self._gates.items():
                 weight = net.get_parameter(name)
                 wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-                terms.append(self._of(name, wide, _alive(lines, probs) if lines else 1.0))
+                terms.append(self._of(name, wide, _alive(maps, probs) if maps else 1.0))
         return torch.stack(terms).sum()
 
     @abstractmethod
@@ -90,8 +90,13 @@ class PointSlab(Slab):
     def _of(self, name: str, weight: Tensor, alive: Tensor | float) -> Tensor:  # noqa: ARG002
         return self._point(weight, alive, self._scale)
 
+    def of_all(self, net: nn.Module) -> Tensor:
+        """The cost of all weights of a network that has only those that are there, such as a compacted one."""
+        weights = [parameter for parameter in net.parameters() if self.covers(parameter.shape)]
+        return torch.stack([self._point(weight.float(), 1.0, self._scale) for weight in weights]).sum()
 
-def _alive(lines: list[tuple[int, Tensor]], probs: list[Tensor]) -> Tensor:
+
+def _alive(maps: list[tuple[int, Tensor]], probs: list[Tensor]) -> Tensor:
     """P(all gates over an element are open), in a shape that broadcasts to the tensor's."""
     extended = [torch.cat((prob, prob.new_ones(1))) for prob in probs]  # the last one where no gate decides
-    return functools.reduce(torch.mul, (extended[group][line] for group, line in lines))
+    return functools.reduce(torch.mul, (extended[group][table] for group, table in maps))

@@ -7,6 +7,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from l0bayes.compat import check_value, set_validation, validates
 from l0bayes.distributions.hard_concrete import Shape
 from l0bayes.distributions.score_only import score_only
 
@@ -39,19 +40,18 @@ class GatePrior(TorchDistribution):
         for name in self.arg_constraints:
             setattr(new, name, getattr(self, name).expand(shape))
         super(GatePrior, new).__init__(shape, validate_args=False)
-        new._validate_args = self._validate_args  # noqa: SLF001 (torch's own idiom for expand)
+        set_validation(new, validates(self))
         return new
 
     def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008
         """Draws of exactly 0 or 1, of shape ``sample_shape + batch_shape``."""
         with torch.no_grad():
-            shape = self._extended_shape(torch.Size(sample_shape))
+            shape = torch.Size(sample_shape) + self.batch_shape
             return torch.bernoulli(torch.sigmoid(self.logit_inclusion).expand(shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of the event that ``value`` belongs to, z = 0 or z ≠ 0, in nats."""
-        if self._validate_args:
-            self._validate_sample(value)
+        check_value(self, value)
         logit = self.logit_inclusion
         log_prob = logsigmoid(torch.where(value == 0, -logit, logit))
         if not value.requires_grad:

@@ -10,6 +10,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from l0bayes.compat import check_value, set_validation, validates
 from l0bayes.distributions.quadrature import inside_rule
 from l0bayes.distributions.score_only import score_only
 
@@ -88,11 +89,11 @@ class HardConcrete(TorchDistribution):
             dtypes = [tensor.dtype for tensor in tensors if tensor.is_floating_point()]
             log_alpha = log_alpha.to(functools.reduce(torch.promote_types, dtypes, log_alpha.dtype))
         self.log_alpha = log_alpha.expand(shape) if tensors else log_alpha
-        validate = self._validate_args if validate_args is None else validate_args
+        validate = validates(self) if validate_args is None else validate_args
         if validate:
             self._check_arguments(log_alpha)
         super().__init__(shape, validate_args=False)  # checked above, and cheaper
-        self._validate_args = validate
+        set_validation(self, validate)
 
     def _check_arguments(self, log_alpha: Tensor) -> None:
         # One reduction tells in the common case; the sum of finite numbers may overflow, so look closer then.
@@ -138,7 +139,7 @@ class HardConcrete(TorchDistribution):
         new.__dict__.update(self.__dict__)
         new.log_alpha = self.log_alpha.expand(shape)
         super(HardConcrete, new).__init__(shape, validate_args=False)
-        new._validate_args = self._validate_args  # noqa: SLF001 (torch's own idiom for expand)
+        set_validation(new, validates(self))
         return new
 
     # -- computations in float32 at least -------------------------------------------------------------------
@@ -147,7 +148,7 @@ class HardConcrete(TorchDistribution):
     def _dtype(self) -> torch.dtype:
         return torch.promote_types(self.log_alpha.dtype, torch.float32)
 
-    def _parameters(self) -> tuple[Tensor, Number, Number, Number]:
+    def _wide_parameters(self) -> tuple[Tensor, Number, Number, Number]:
         beta, gamma, zeta = (
             value.to(self._dtype) if isinstance(value, Tensor) else value
             for value in (self._beta, self._gamma, self._zeta)
@@ -159,23 +160,23 @@ class HardConcrete(TorchDistribution):
 
     def _logit_one(self) -> Tensor:
         """Logit of P(z = 1)."""
-        log_alpha, beta, gamma, zeta = self._parameters()
+        log_alpha, beta, gamma, zeta = self._wide_parameters()
         return log_alpha - beta * _log((1 - gamma) / (zeta - 1))
 
     def _logit_cdf(self, value: Tensor) -> Tensor:
         """Logit of the distribution function for 0 ≤ value < 1."""
-        log_alpha, beta, gamma, zeta = self._parameters()
+        log_alpha, beta, gamma, zeta = self._wide_parameters()
         return beta * ((value - gamma) / (zeta - value)).log() - log_alpha
 
     def _gate(self, logistic: Tensor) -> Tensor:
         """The gate that belongs to a draw of logistic noise (paper, eq. 10-11)."""
-        log_alpha, beta, gamma, zeta = self._parameters()
+        log_alpha, beta, gamma, zeta = self._wide_parameters()
         stretched = torch.sigmoid((logistic + log_alpha) / beta) * (zeta - gamma) + gamma
         return self._cast(stretched.clamp(0, 1))
 
     def _log_density(self, value: Tensor) -> Tensor:
         """``log_prob`` without validation and guard, differentiable also in ``value`` between 0 and 1 (nats)."""
-        _, beta, gamma, zeta = self._parameters()
+        _, beta, gamma, zeta = self._wide_parameters()
         logit = self._logit_cdf(value)
         jacobian = _log(beta * (zeta - gamma)) - ((value - gamma) * (zeta - value)).log()
         below, above = logsigmoid(logit), logsigmoid(-logit)
@@ -204,7 +205,7 @@ class HardConcrete(TorchDistribution):
 
     def inside_rule(self) -> tuple[Tensor, Tensor]:
         """Quadrature nodes and weights on (0, 1) that suit this distribution, each ``(nodes, *batch_shape)``."""
-        beta, gamma, zeta = (torch.as_tensor(v, dtype=self._dtype) for v in self._parameters()[1:])
+        beta, gamma, zeta = (torch.as_tensor(v, dtype=self._dtype) for v in self._wide_parameters()[1:])
         nodes, weights = (t.to(self.log_alpha.device) for t in inside_rule(beta, gamma, zeta))
         shape = (-1, *(1,) * (len(self.batch_shape) - (nodes.dim() - 1)), *nodes.shape[1:])
         return nodes.reshape(shape), weights.reshape(shape)
@@ -213,7 +214,7 @@ class HardConcrete(TorchDistribution):
 
     def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008
         """Reparameterised draws of shape ``sample_shape + batch_shape``: one uniform number a gate."""
-        shape = self._extended_shape(torch.Size(sample_shape))
+        shape = torch.Size(sample_shape) + self.batch_shape
         uniform = torch.rand(shape, dtype=self._dtype, device=self.log_alpha.device)
         return self._gate(uniform.clamp_(min=_HALF_CELL[self._dtype]).logit_())
 
@@ -223,8 +224,7 @@ class HardConcrete(TorchDistribution):
         Differentiable in the parameters (the score); a gradient through ``value`` raises
         :class:`~l0bayes.errors.PathwiseGradientError`.
         """
-        if self._validate_args:
-            self._validate_sample(value)
+        check_value(self, value)
         return self._cast(self._log_density(score_only(value).to(self._dtype)))
 
     def cdf(self, value: Tensor) -> Tensor:
@@ -258,7 +258,7 @@ class HardConcrete(TorchDistribution):
     @property
     def logit_nonzero(self) -> Tensor:
         """The logit of :attr:`prob_nonzero`, exact where the probability rounds to 0 or 1."""
-        log_alpha, beta, gamma, zeta = self._parameters()
+        log_alpha, beta, gamma, zeta = self._wide_parameters()
         return log_alpha - beta * _log(-gamma / zeta)
 
     @property
@@ -301,6 +301,6 @@ class HardConcrete(TorchDistribution):
             raise ValueError(f"rule must be one of {', '.join(get_args(PointRule))}; got {rule!r}")
         if rule == "mean":
             return self.mean
-        log_alpha, beta, gamma, zeta = self._parameters()
+        log_alpha, beta, gamma, zeta = self._wide_parameters()
         location = log_alpha / beta if rule == "median" else log_alpha
         return self._cast((torch.sigmoid(location) * (zeta - gamma) + gamma).clamp(0, 1))

@@ -66,7 +66,7 @@ class JointL0Prior(GatePrior):
         return -cost if self.inclusion is None else torch.logit(torch.as_tensor(self.inclusion).to(cost)) - cost
 
     def expand(self, batch_shape: Shape, _instance: Self | None = None) -> Self:
-        """Itself; the gates of a group are as many as they are.
+        """This prior; the gates of a group are as many as they are.
 
         Raises:
             ValueError: for any other shape.

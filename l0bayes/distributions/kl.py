@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence, register_kl
 from torch.nn.functional import logsigmoid
 
+from l0bayes.compat import mask_of
 from l0bayes.distributions.gate_prior import GatePrior
 from l0bayes.distributions.hard_concrete import HardConcrete
 from l0bayes.distributions.joint_prior import JointL0Prior
@@ -73,8 +74,8 @@ def _kl_hard_concrete_other(q: HardConcrete, p: Distribution) -> Tensor:
 
 def _kl_masked(q: Distribution, p: Distribution) -> Tensor | float:
     """A mask on one side only leaves out the terms it hides, as one on both sides does."""
-    q_mask, q_base = (q._mask, q.base_dist) if isinstance(q, MaskedDistribution) else (True, q)  # noqa: SLF001
-    p_mask, p_base = (p._mask, p.base_dist) if isinstance(p, MaskedDistribution) else (True, p)  # noqa: SLF001
+    q_mask, q_base = (mask_of(q), q.base_dist) if isinstance(q, MaskedDistribution) else (True, q)
+    p_mask, p_base = (mask_of(p), p.base_dist) if isinstance(p, MaskedDistribution) else (True, p)
     mask = q_mask & p_mask
     if mask is False:
         return 0.0

@@ -6,6 +6,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
+from l0bayes.compat import validates
 from l0bayes.distributions.gate_prior import GatePrior, as_floating, check_code_cost
 from l0bayes.distributions.prior_inclusion import share_expected
 
@@ -35,7 +36,7 @@ class SpikeAndSlabPrior(GatePrior):
         self, inclusion: float | Tensor, code_cost: float | Tensor = 0.0, *, validate_args: bool | None = None
     ) -> None:
         self.inclusion, self.code_cost = as_floating(inclusion, code_cost)
-        if self._validate_args if validate_args is None else validate_args:
+        if validates(self) if validate_args is None else validate_args:
             wrong = ~((self.inclusion > 0) & (self.inclusion < 1))
             if wrong.any():
                 first = self.inclusion.detach()[wrong].flatten()[0].item()

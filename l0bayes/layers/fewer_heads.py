@@ -1,13 +1,13 @@
 """Multi-head attention that has lost some of its heads."""
 
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (everybody's name for it)
 from torch.nn.utils.rnn import pad_sequence
 
-_M = TypeVar("_M", bound=nn.Module)
+from l0bayes.compat import SEPARATE_PROJECTIONS, twin
 
 
 class FewerHeads(nn.MultiheadAttention):
@@ -19,8 +19,8 @@ class FewerHeads(nn.MultiheadAttention):
     names they have there.
 
     An ``nn.MultiheadAttention`` that :func:`supports` accepts can also become one in place, by assigning
-    ``__class__``, ``num_heads`` and ``_qkv_same_embed_dim = False``. The last keeps ``nn.TransformerEncoderLayer``
-    from handing the weights to a fused kernel that knows whole sets of heads only.
+    ``__class__``, ``num_heads`` and :data:`~l0bayes.compat.SEPARATE_PROJECTIONS`. The last keeps
+    ``nn.TransformerEncoderLayer`` from handing the weights to a fused kernel that knows whole sets of heads only.
 
     Args:
         embed_dim: features of queries, keys, values and outputs.
@@ -55,7 +55,7 @@ class FewerHeads(nn.MultiheadAttention):
             raise ValueError(f"num_heads must be from 1 to embed_dim / head_dim = {total}, got {num_heads}")
         super().__init__(embed_dim, total, dropout, bias, batch_first=batch_first, device=device, dtype=dtype)
         self.num_heads = num_heads
-        self._qkv_same_embed_dim = False
+        vars(self).update(SEPARATE_PROJECTIONS)
         width = num_heads * head_dim
         self.in_proj_weight = _first_rows(self.in_proj_weight, width)
         if bias:
@@ -78,11 +78,11 @@ class FewerHeads(nn.MultiheadAttention):
                 f"heads cannot be removed from this {type(module).__name__}: use an nn.MultiheadAttention with "
                 "kdim = vdim = embed_dim, add_bias_kv=False and add_zero_attn=False"
             )
-        new = _twin(module, cls)
+        new = twin(module, cls)
         # Of its own, so that other tensors put there do not turn up in the module it is made from.
-        new.out_proj = _twin(module.out_proj, type(module.out_proj))
+        new.out_proj = twin(module.out_proj, type(module.out_proj))
         new.num_heads = module.in_proj_weight.shape[0] // 3 // module.head_dim
-        new._qkv_same_embed_dim = False  # noqa: SLF001 (its own class)
+        vars(new).update(SEPARATE_PROJECTIONS)
         return new
 
     def forward(  # noqa: PLR0917 (torch's signature)
@@ -100,7 +100,7 @@ class FewerHeads(nn.MultiheadAttention):
 
         Args:
             query: ``(N, L, E)`` if ``batch_first``, else ``(L, N, E)``; ``(L, E)`` for a single sequence.
-            key: likewise, of length S.
+            key: as ``query``, of length S.
             value: of the shape of ``key``.
             key_padding_mask: ``(N, S)``, or ``(S,)`` for a single sequence: True at keys to leave out, or what to
                 add to their scores.
@@ -217,19 +217,9 @@ def supports(module: nn.MultiheadAttention) -> bool:
 
     A subclass has a ``forward`` that is not known, and does not qualify.
     """
-    packed = type(module) is FewerHeads or (
-        type(module) is nn.MultiheadAttention and module._qkv_same_embed_dim  # noqa: SLF001 (no public name)
-    )
-    return packed and module.bias_k is None and module.bias_v is None and not module.add_zero_attn
-
-
-def _twin(module: nn.Module, kind: type[_M]) -> _M:
-    """A module of class ``kind`` with another's attributes and parameters, in containers of its own."""
-    new = kind.__new__(kind)
-    new.__dict__.update(module.__dict__)
-    for name in ("_parameters", "_buffers", "_modules"):
-        new.__dict__[name] = dict(module.__dict__[name])
-    return new
+    known = type(module) in {nn.MultiheadAttention, FewerHeads}
+    packed = dict(module.named_parameters(recurse=False)).get("in_proj_weight") is not None
+    return known and packed and module.bias_k is None and module.bias_v is None and not module.add_zero_attn
 
 
 def _first_rows(packed: Tensor, number: int) -> nn.Parameter:

@@ -5,6 +5,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from l0bayes.compat import twin
+
 
 def feature_dim(layer: nn.Module) -> int:
     """The dimension of a layer's input that holds its features, counted from the end."""
@@ -67,12 +69,7 @@ def can_select(layer: nn.Module) -> bool:
 
 def selecting(layer: nn.Module) -> SelectInputs:
     """The same layer, reading all its features by way of an index; it shares the parameters."""
-    kind = _SELECTING[type(layer)]
-    new = kind.__new__(kind)
-    new.__dict__.update(layer.__dict__)
-    # Containers of its own, so that the index does not turn up in the layer it is made from.
-    for name in ("_parameters", "_buffers", "_modules"):
-        new.__dict__[name] = dict(layer.__dict__[name])
+    new = twin(layer, _SELECTING[type(layer)])
     weight = cast("Tensor", layer.weight)
     features = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
     new.given_features = cast("int", features)

@@ -5,19 +5,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.instancenorm import _InstanceNorm
 
+from l0bayes.compat import SEPARATE_PROJECTIONS
 from l0bayes.layers.fewer_heads import FewerHeads
+from l0bayes.layers.kinds import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS
 
 Shapes = Mapping[str, torch.Size]
 
 
 def computes_by_width(module: nn.Module) -> bool:
     """Whether a layer's computation depends on such an attribute, and not on its tensors alone."""
-    grouped = isinstance(module, _ConvNd) and module.groups > 1
-    return grouped or isinstance(module, nn.GroupNorm | nn.MultiheadAttention | _InstanceNorm)
+    grouped = isinstance(module, CONVOLUTIONS) and module.groups > 1
+    return grouped or isinstance(module, (nn.GroupNorm, nn.MultiheadAttention, *INSTANCE_NORMS))
 
 
 def attributes(module: nn.Module, shapes: Shapes) -> dict[str, Any]:
@@ -66,15 +65,15 @@ def _of_prelu(_module: Any, shape: torch.Size) -> dict[str, Any]:
 
 def _of_attention(module: Any, shape: torch.Size) -> dict[str, Any]:
     heads = shape[0] // 3 // module.head_dim
-    return {"__class__": FewerHeads, "num_heads": heads, "_qkv_same_embed_dim": False}
+    return {"__class__": FewerHeads, "num_heads": heads, **SEPARATE_PROJECTIONS}
 
 
 # Kind of layer, the tensors whose shape tells (the first that it has), and what follows from the shape.
-_RULES: tuple[tuple[type, tuple[str, ...], Callable[[Any, torch.Size], dict[str, Any]]], ...] = (
+_RULES: tuple[tuple[type | tuple[type, ...], tuple[str, ...], Callable[[Any, torch.Size], dict[str, Any]]], ...] = (
     (nn.Linear, ("weight",), _of_linear),
-    (_ConvNd, ("weight",), _of_convolution),
+    (CONVOLUTIONS, ("weight",), _of_convolution),
     (nn.Embedding, ("weight",), _of_embedding),
-    (_NormBase, ("weight", "running_mean"), _of_norm),
+    ((*BATCH_NORMS, *INSTANCE_NORMS), ("weight", "running_mean"), _of_norm),
     (nn.GroupNorm, ("weight",), _of_group_norm),
     (nn.PReLU, ("weight",), _of_prelu),
     (nn.MultiheadAttention, ("in_proj_weight",), _of_attention),

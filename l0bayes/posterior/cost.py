@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from l0bayes.code_cost.live_cost import Amount
 from l0bayes.evaluating import evaluating
-from l0bayes.sparsify import find_sparse
+from l0bayes.find_sparse import find_sparse
+from l0bayes.structure import as_arguments
+from l0bayes.structure.multiplications import MacCounter, unfused_attention
+from l0bayes.structure.names import rows_of
 
 
 @dataclass(frozen=True)
@@ -19,32 +21,29 @@ class Cost:
 
     Attributes:
         parameters: numbers held in parameters, biases included.
-        macs: multiply-accumulates of the matrix products and convolutions of one forward pass of one input.
+        macs: multiply-accumulates of one forward pass of one input: matrix products, convolutions, attention,
+            recurrent layers and bilinear forms, by the rules of :mod:`l0bayes.structure.multiplications`.
     """
 
     parameters: int
     macs: int
 
 
-def cost(net: nn.Module, example_input: Tensor) -> Cost:
-    """Parameters and MACs of a network.
+def cost(net: nn.Module, example_input: Any) -> Cost:
+    """Parameters and MACs of a network, by the same rules as ``expected_macs``, targets and ``cost="macs"``.
 
     Args:
         net: any network.
-        example_input: one or more inputs it accepts; the MACs are divided by their number.
+        example_input: an input (or tuple of inputs) it accepts, of one or more rows, by whose number the MACs are
+            divided.
 
     Returns:
-        The cost, MACs being those torch's flop counter finds (half of its FLOPs).
+        The cost.
     """
-    fast_attention = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one operation, whose products the counter does not know
-    try:
-        with evaluating(net), FlopCounterMode(display=False) as counter:
-            net(example_input)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_attention)
-    macs = counter.get_total_flops() // 2 // len(example_input)
-    return Cost(sum(parameter.numel() for parameter in net.parameters()), macs)
+    inputs = as_arguments(example_input)
+    with evaluating(net), unfused_attention(), MacCounter() as counter:
+        net(*inputs)
+    return Cost(sum(parameter.numel() for parameter in net.parameters()), round(counter.total / rows_of(inputs)))
 
 
 @torch.no_grad()

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from l0bayes.errors import DataError
 from l0bayes.evaluating import evaluating
+from l0bayes.find_sparse import find_sparse, sparse_modules
 from l0bayes.owned_module import parameters_unheard
-from l0bayes.sparse_module import SparseModule, sparse_modules
-from l0bayes.sparsify import find_sparse
+from l0bayes.sparse_module import SparseModule
 from l0bayes.structure.groups import along
 from l0bayes.subnetwork.masked import masked_weights
 

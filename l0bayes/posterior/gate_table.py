@@ -74,7 +74,7 @@ def _with_coefficients(table: pd.DataFrame, model: Any, guide: Any) -> pd.DataFr
 
 
 def _sd_open(gate: Any) -> Any:
-    """Of a gate given that it is not 0: there its moments are those of the gate over P(z ≠ 0)."""
+    """Standard deviation of a gate given that it is not 0: there its moments are those of the gate over P(z ≠ 0)."""
     share = gate.prob_nonzero
     second = (gate.variance + gate.mean.square()) / share
     return (second - (gate.mean / share).square()).clamp(min=0).sqrt()

@@ -1,4 +1,4 @@
-"""Which slices of a network's tensors live and die together. Nothing in here knows a distribution.
+"""Which slices of a network's tensors are coupled: closed or open together. Nothing in here knows a distribution.
 
 A *gate group* is a vector of gates with the slices each of them decides over: the entries that read a feature, which
 the gate multiplies, and those that make it, which vanish with it. One run of the network on the example input shows
@@ -6,12 +6,12 @@ where each feature goes (:mod:`~l0bayes.structure.flow`).
 """
 
 from l0bayes.structure.find import Finder, Request
-from l0bayes.structure.groups import WORDS, GateGroup, Product, Slice, Structure
+from l0bayes.structure.groups import GRANULARITIES, GateGroup, Product, Slice, Structure
 from l0bayes.structure.names import as_arguments, join_name
 from l0bayes.structure.roles import Roles
 
 __all__ = [
-    "WORDS",
+    "GRANULARITIES",
     "Finder",
     "GateGroup",
     "Product",

@@ -6,8 +6,8 @@ from functools import cached_property
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from l0bayes.compat import argument_defaults, tree_leaves
 from l0bayes.structure.labelling import Labelling
 
 
@@ -22,9 +22,9 @@ class Call:
 
     @property
     def name(self) -> str:
-        """Its name, without namespace and overload."""
-        name: str = self.func._schema.name.rpartition("::")[2]  # noqa: SLF001 (the only description it has)
-        return name
+        """The operation's name, without namespace and overload."""
+        name: str = self.func.name().rpartition("::")[2]
+        return name.partition(".")[0]
 
     def __getitem__(self, argument: str) -> Any:
         return self.bound[argument]
@@ -32,9 +32,8 @@ class Call:
     @cached_property
     def bound(self) -> dict[str, Any]:
         """Arguments by name, in the schema's order."""
-        schema = self.func._schema.arguments  # noqa: SLF001
-        given = {argument.name: value for argument, value in zip(schema, self.args, strict=False)} | self.kwargs
-        return {a.name: given.get(a.name, a.default_value) for a in schema}
+        defaults = argument_defaults(self.func)
+        return defaults | dict(zip(defaults, self.args, strict=False)) | self.kwargs
 
     @property
     def first_out(self) -> Any:

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from l0bayes.compat import tree_leaves, tree_map_tensors
 from l0bayes.structure.call import Call, freeze, labels_of
 from l0bayes.structure.labelling import Labelling
 
@@ -13,7 +13,7 @@ from l0bayes.structure.labelling import Labelling
 
 
 def move(flow: Labelling, call: Call) -> None:
-    """The same operation on the labels."""
+    """Moves labels as the operation moves the data."""
     if flow.is_weight(call.first_out):
         return
     if call.name in ("index", "_unsafe_index", "gather", "index_select"):  # integers say where from; the source moves
@@ -33,7 +33,7 @@ def move(flow: Labelling, call: Call) -> None:
     else:
         if call.name in ("cat", "stack"):
             _join(flow, call)
-        result = call.func(*tree_map_only(Tensor, flow.known, call.args), **call.kwargs)
+        result = call.func(*tree_map_tensors(flow.known, call.args), **call.kwargs)
     for tensor, labels in zip(tree_leaves(call.out), tree_leaves(result), strict=True):
         flow.label(tensor, labels)
 
@@ -78,7 +78,7 @@ def restride(flow: Labelling, call: Call) -> None:
 
 
 def copy(flow: Labelling, call: Call) -> None:
-    """The same labels, apart from what is written into the original later."""
+    """Labels of a copy, which what is written into the original later does not reach."""
     if flow.is_weight(call.out):
         return
     labels = flow.labels(call.args[0])

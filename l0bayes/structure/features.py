@@ -3,7 +3,8 @@
 Every feature that a layer produces gets a label, a positive integer; a tensor's labels say, element by element,
 which feature it belongs to, 0 standing for none. Labels go through the network's own reshapes, slices and
 concatenations as the data do, so nothing about a layout has to be guessed. Where features meet (a sum, a product, a
-normalisation over them), they are *tied*: they live and die together.
+normalisation over them), they are *tied*: what is tied, directly or not, is coupled, and
+closes or opens together.
 """
 
 from collections.abc import Sequence
@@ -107,7 +108,7 @@ class Features:
                 self._frozen.setdefault(label, why)
 
     def classes(self, read: Tensor | None = None) -> "Classes":
-        """Which features live and die together, given all that was tied so far, and the labels that weights read."""
+        """Which features are coupled, given all that was tied so far, and the labels that weights read."""
         # Here, since importing it takes a while and changes the warning filters.
         from scipy.sparse import coo_array  # noqa: PLC0415
         from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
@@ -121,7 +122,7 @@ class Features:
 
 
 class Classes:
-    """The features of a network, sorted into those that live and die together.
+    """The features of a network, sorted into coupled groups.
 
     Args:
         number: label to number of its class, of shape ``(labels,)``.

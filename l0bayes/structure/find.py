@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from l0bayes.errors import StructureError
-from l0bayes.structure.groups import WORDS, GateGroup, Product, Slice, Structure, Word
+from l0bayes.layers.kinds import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+from l0bayes.structure.groups import GRANULARITIES, GateGroup, Granularity, Product, Slice, Structure
 from l0bayes.structure.names import join_name
 from l0bayes.structure.roles import Roles
 
@@ -25,7 +25,7 @@ class Request:
             something else carries on without the layer.
     """
 
-    gates: Word
+    gates: Granularity
     min_units: int | None = None
 
 
@@ -55,8 +55,10 @@ class Finder:
         dense: dict[str, str] = {}
         taken: Taken = {}
         for layer, request in requests.items():
-            if request.gates not in WORDS:
-                raise StructureError(f"gates: {request.gates!r} for layer {layer!r} is none of {', '.join(WORDS)}")
+            if request.gates not in GRANULARITIES:
+                raise StructureError(
+                    f"gates: {request.gates!r} for layer {layer!r} is none of {', '.join(GRANULARITIES)}"
+                )
             build = {"unit": self._units, "input": self._inputs, "weight": self._weights}[request.gates]
             found = build(layer, request, taken)
             if isinstance(found, GateGroup):
@@ -83,7 +85,7 @@ class Finder:
             mixed = self._roles.classes.mixed(numbers[0]) if len(numbers) == 1 else None
             return "; ".join(dict.fromkeys(reason for reason in (mixed, reasons[numbers[0]]) if reason))
         if len(free) == 1 and len(row_classes) > 1:
-            return self._roles.classes.mixed(free[0]) or "all of its features live and die together"
+            return self._roles.classes.mixed(free[0]) or "all of its features are coupled"
         new = [number for number in free if number not in taken]
         if not new:
             return ""  # its features are gated already, with those of the layer they are added to
@@ -138,7 +140,7 @@ class Finder:
             return self._roles.no_axis(layer)
         if shared := self._roles.shared.get(axis[0]):
             return shared
-        plain = isinstance(module, nn.Linear | _ConvNd) and not isinstance(module, _ConvTransposeNd)
+        plain = isinstance(module, (nn.Linear, *CONVOLUTIONS)) and not isinstance(module, TRANSPOSED_CONVOLUTIONS)
         if not plain or "index" in dict(module.named_buffers(recurse=False)):  # type: ignore[union-attr]
             return "its inputs cannot be selected; ask for the units of the layers before it"
         name, size = join_name(layer, "input"), len(self._roles.axes[axis][0])
@@ -169,15 +171,21 @@ class Finder:
         return GateGroup(join_name(layer, "weight"), layer, size, (part,), torch.ones(size, dtype=torch.int64), minimum)
 
     def _work(self, groups: list[GateGroup], taken: Taken) -> tuple[Mapping[str, float], tuple[Product, ...]]:
-        """Multiply-accumulates per input: of each element of a weight, and of features with features."""
-        macs = {name: number / self._roles.rows for name, number in self._roles.macs.items()}
-        sums = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in groups} | {"": torch.zeros(1)}
-        for labels, each in self._roles.products:
+        """Multiply-accumulates per input: of each element of a weight, and of what is no product with a weight."""
+        rows = self._roles.rows
+        gated = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in groups}
+        ungated = {layer: number / rows for layer, number in self._roles.other_macs.items()}
+        for labels, each, layer in self._roles.products:
             numbers, counts = self._roles.classes.of(labels).unique(return_counts=True)
             for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-                name, gate = taken.get(number, ("", 0))
-                sums[name][gate] += count * each / self._roles.rows
-        return macs, tuple(Product(name, total) for name, total in sums.items() if total.any())
+                if number in taken:
+                    name, gate = taken[number]
+                    gated[name][gate] += count * each / rows
+                else:
+                    ungated[layer] = ungated.get(layer, 0.0) + count * each / rows
+        products = [Product(group.name, gated[group.name], group.layer) for group in groups if gated[group.name].any()]
+        products += [Product("", torch.tensor([macs], dtype=torch.float64), layer) for layer, macs in ungated.items()]
+        return {name: number / rows for name, number in self._roles.macs.items()}, tuple(products)
 
 
 def _check_minimum(minimum: int, layer: str, size: int) -> None:

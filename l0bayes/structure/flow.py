@@ -12,18 +12,17 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
+from l0bayes.compat import READS_ONE_NUMBER, TorchDispatchMode, tree_leaves, tree_map_tensors
 from l0bayes.errors import StructureError
 from l0bayes.structure.call import Call
 from l0bayes.structure.labelling import Labelling
 from l0bayes.structure.operations import follow
 
-# Operations that turn tensors into a number of Python; .item() and bool() call the first.
+# Operations that turn tensors into a number of Python.
 _READS = (
-    torch.ops.aten._local_scalar_dense.default,  # noqa: SLF001 (has no public name)
+    READS_ONE_NUMBER,
     torch.ops.aten.equal.default,
     torch.ops.aten.allclose.default,
 )
@@ -60,7 +59,7 @@ class Flow(TorchDispatchMode):
         Raises:
             StructureError: if the network's course depends on the data, or its outputs are no tensors.
         """
-        inputs = tree_map_only(Tensor, torch.clone, inputs)
+        inputs = tree_map_tensors(torch.clone, inputs)
         for value in tree_leaves(inputs):
             if isinstance(value, Tensor):
                 self._touched[value] = True

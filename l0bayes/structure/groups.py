@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Word = Literal["unit", "input", "weight"]
-WORDS: tuple[str, ...] = get_args(Word)
+Granularity = Literal["unit", "input", "weight"]
+GRANULARITIES: tuple[str, ...] = get_args(Granularity)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,15 +92,21 @@ class GateGroup:
 
 @dataclass(frozen=True)
 class Product:
-    """Multiply-accumulates of features with features, as in attention: those a gate takes with it.
+    """Multiply-accumulates that are none with a parameter, such as those of attention.
 
     Attributes:
-        group: name of the gate group; empty for those that no gate decides over.
-        macs: per gate and input, of shape ``(size,)``.
+        group: name of the gate group whose gates take them with them; empty for those that no gate decides over.
+        macs: per gate and input, of shape ``(size,)``; ``(1,)`` without a group.
+        layer: the layer of the group, or the module that does them.
     """
 
     group: str
     macs: Tensor
+    layer: str = ""
+
+    def ungated(self) -> "Product":
+        """The same work, over which no gate decides any more."""
+        return Product("", self.macs.sum().reshape(1), self.layer)
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,7 @@ class Structure:
         """The same structure with some groups left dense, given by name with the reason."""
         kept = tuple(group for group in self.groups if group.name not in groups)
         dense = {group.layer: groups[group.name] for group in self.groups if group.name in groups}
-        products = tuple(product for product in self.products if product.group not in groups)
+        products = tuple(product.ungated() if product.group in groups else product for product in self.products)
         return Structure(kept, {**self.dense, **dense}, self.shapes, self.macs, products)
 
 

@@ -46,7 +46,10 @@ class Labelling:
         axes: (parameter name, dimension) to what its positions make or read.
         elements: parameter name to labels of its elements, where it takes part in something else than a product.
         macs: parameter name to multiply-accumulates per element, for the whole batch.
-        products: labels and multiply-accumulates of each, for products of features with features.
+        products: for products that are none with a parameter: labels of their results, multiply-accumulates of each,
+            and the module they run in.
+        other_macs: module to the multiply-accumulates in it of which no rule knows the features, for the whole batch.
+        counted: multiply-accumulates so far that are in one of the three.
         stack: names of the modules that are running, the innermost last.
     """
 
@@ -55,7 +58,9 @@ class Labelling:
         self.axes: dict[tuple[str, int], Axis] = {}
         self.elements: dict[str, Tensor] = {}
         self.macs: dict[str, float] = {}
-        self.products: list[tuple[Tensor, float]] = []
+        self.products: list[tuple[Tensor, float, str]] = []
+        self.other_macs: dict[str, float] = {}
+        self.counted = 0.0
         self.net = net
         self.stack = [""]
         self._labels: Any = WeakIdKeyDictionary()
@@ -65,6 +70,7 @@ class Labelling:
         tensors = [*net.named_parameters(), *net.named_buffers()]
         self._held = {tensor.untyped_storage().data_ptr(): (name, tensor) for name, tensor in tensors if tensor.numel()}
         self._shapes = {name: tensor.shape for name, tensor in tensors}
+        self._trained = {name for name, _ in net.named_parameters()}
 
     @property
     def where(self) -> str:
@@ -158,11 +164,22 @@ class Labelling:
 
     def count_macs(self, name: str, number: float) -> None:
         """Adds multiply-accumulates with (a part of) a parameter, shared out among all of its elements."""
+        if name not in self._trained:  # a buffer's features stay as they are
+            self.count_other(number)
+            return
         self.macs[name] = self.macs.get(name, 0.0) + number / self._shapes[name].numel()
+        self.counted += number
 
-    def count_product(self, labels: Tensor, each: float) -> None:
-        """Adds multiply-accumulates per labelled result of a product of features."""
-        self.products.append((labels, each))
+    def count_product(self, labels: Tensor, number: float) -> None:
+        """Adds multiply-accumulates of a product whose results have labels, shared out among all of them."""
+        self.products.append((labels, number / max(labels.numel(), 1), self.stack[-1]))
+        self.counted += number
+
+    def count_other(self, number: float) -> None:
+        """Adds multiply-accumulates that no gate can take away."""
+        where = self.stack[-1]
+        self.other_macs[where] = self.other_macs.get(where, 0.0) + number
+        self.counted += number
 
     # -- weights ---------------------------------------------------------------------------------------------------
 

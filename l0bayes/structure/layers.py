@@ -4,11 +4,12 @@ import re
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import tree_leaves
 
+from l0bayes.compat import tree_leaves
+from l0bayes.layers.kinds import CONVOLUTIONS
 from l0bayes.structure.call import Call, label_frozen
 from l0bayes.structure.labelling import Labelling, WeightView
+from l0bayes.structure.multiplications import multiply_accumulates
 
 SPATIAL = re.compile(r"(_?(adaptive_)?(max|avg)_pool|_?upsample\w*?|reflection_pad|replication_pad)(?P<dims>\d)d")
 
@@ -67,7 +68,7 @@ def layer_norm(flow: Labelling, call: Call) -> None:
 
 
 def group_norm(flow: Labelling, call: Call) -> None:
-    """Whole groups of channels live and die together: each is normalised by itself."""
+    """Whole groups of channels are coupled: each is normalised by itself."""
     x, groups = call["input"], call["group"]
     if flow.labels(x) is None:
         return
@@ -92,8 +93,7 @@ def convolution(flow: Labelling, call: Call) -> None:
         flow.features.freeze(entering, f"the weight that reads it in {flow.where} is not a parameter of its own")
         label_frozen(flow, out, f"the weight that makes it in {flow.where} is not a parameter of its own")
         return
-    positions = x if transposed else out
-    flow.count_macs(view.name, positions.numel() / positions.shape[1] * weight.numel())
+    flow.count_macs(view.name, multiply_accumulates(call))
     if call["groups"] == 1:
         flow.reads(view, 0 if transposed else 1, entering)
         leaving = flow.makes(view, 1 if transposed else 0, out.shape[1])
@@ -113,24 +113,24 @@ def _grouped(flow: Labelling, call: Call, view: WeightView, entering: Tensor) ->
     units = flow.features.merge(entering.reshape(groups, -1), [1])
     flow.features.tie(units, leaving.reshape(groups, -1))
     flow.features.tie(units, rows.reshape(groups, -1))
-    if not (isinstance(owner, _ConvNd) and owner.groups == groups and view.name.endswith("weight")):
+    if not (isinstance(owner, CONVOLUTIONS) and owner.groups == groups and view.name.endswith("weight")):
         flow.features.freeze(units, f"the number of groups of the convolution in {flow.where} cannot be changed")
     return leaving
 
 
 def addmm(flow: Labelling, call: Call) -> None:
     """A matrix product with a summand."""
-    _add(flow, _product(flow, call["mat1"], call["mat2"], call.out), call)
+    _add(flow, _product(flow, call, call["mat1"], call["mat2"]), call)
 
 
 def baddbmm(flow: Labelling, call: Call) -> None:
     """A batch of matrix products with a summand."""
-    _add(flow, _product(flow, call["batch1"], call["batch2"], call.out), call)
+    _add(flow, _product(flow, call, call["batch1"], call["batch2"]), call)
 
 
 def mm(flow: Labelling, call: Call) -> None:
     """A matrix product, or a batch of them."""
-    flow.label(call.out, _product(flow, call["self"], call["mat2"], call.out))
+    flow.label(call.out, _product(flow, call, call["self"], call["mat2"]))
 
 
 def _add(flow: Labelling, labels: Tensor | None, call: Call) -> None:
@@ -142,21 +142,24 @@ def _add(flow: Labelling, labels: Tensor | None, call: Call) -> None:
     flow.label(call.out, labels)
 
 
-def _product(flow: Labelling, first: Tensor, second: Tensor, out: Tensor) -> Tensor | None:
+def _product(flow: Labelling, call: Call, first: Tensor, second: Tensor) -> Tensor | None:
     """A weight with features, on either side, or features with features; of matrices or of batches of them."""
-    left, right = _weight_of_all(flow, first), _weight_of_all(flow, second)
+    left, right, out = _weight_of_all(flow, first), _weight_of_all(flow, second), call.out
     if right is not None and left is None:
         entering = flow.features.merge(flow.known(first), list(range(first.dim() - 1))).flatten()
-        flow.count_macs(right.name, out.numel() * first.shape[-1])
+        flow.count_macs(right.name, multiply_accumulates(call))
         flow.reads(right, 0, entering)
         return flow.makes(right, 1, out.shape[-1]).expand(out.shape)
     if left is not None and right is None:
         others = [dim for dim in range(second.dim()) if dim != second.dim() - 2]
         entering = flow.features.merge(flow.known(second), others).flatten()
-        flow.count_macs(left.name, out.numel() * second.shape[-2])
+        flow.count_macs(left.name, multiply_accumulates(call))
         flow.reads(left, 1, entering)
         return flow.makes(left, 0, out.shape[-2]).unsqueeze(1).expand(out.shape)
-    return _feature_product(flow, flow.labels(first), flow.labels(second), first.shape[-1], out)
+    labels = _feature_product(flow, flow.labels(first), flow.labels(second), out)
+    if labels is not None:
+        flow.count_product(labels, multiply_accumulates(call))
+    return labels
 
 
 def _weight_of_all(flow: Labelling, factor: Tensor) -> WeightView | None:
@@ -168,22 +171,18 @@ def _weight_of_all(flow: Labelling, factor: Tensor) -> WeightView | None:
     return flow.weight(factor)
 
 
-def _feature_product(
-    flow: Labelling, left: Tensor | None, right: Tensor | None, depth: int, out: Tensor
-) -> Tensor | None:
+def _feature_product(flow: Labelling, left: Tensor | None, right: Tensor | None, out: Tensor) -> Tensor | None:
     """Each result depends on a whole row of one factor and a whole column of the other."""
     rows = None if left is None else flow.features.merge(left, [left.dim() - 1])
     columns = None if right is None else flow.features.merge(right, [right.dim() - 2])
     if rows is None or columns is None:
         only = rows if columns is None else columns
         return None if only is None else only.expand(out.shape)
-    labels = flow.features.tie(rows, columns)
-    flow.count_product(labels, depth)
-    return labels
+    return flow.features.tie(rows, columns)
 
 
 def attention(flow: Labelling, call: Call) -> None:
-    """Queries, keys and values of a head live and die together."""
+    """Queries, keys and values of a head are coupled."""
     query, key, value = (flow.known(call[name]) for name in ("query", "key", "value"))
     scores = flow.features.tie(flow.features.merge(query, [2, 3]), flow.features.merge(key, [2, 3]))
     bias = flow.labels(call.bound.get("attn_mask", call.bound.get("attn_bias")))
@@ -191,5 +190,5 @@ def attention(flow: Labelling, call: Call) -> None:
         shape = torch.broadcast_shapes(bias.shape, (*scores.shape[:2], *bias.shape[-2:]))
         scores = flow.features.tie(scores, flow.features.merge(bias.expand(shape), [2, 3]))
     labels = flow.features.tie(scores, flow.features.merge(value, [2])).expand(call.first_out.shape)
-    flow.count_product(labels, 2 * key.shape[2])
+    flow.count_product(labels, multiply_accumulates(call))
     flow.label(call.first_out, labels)

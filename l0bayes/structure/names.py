@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 _Value = TypeVar("_Value")
 
@@ -35,7 +35,12 @@ def as_arguments(example_input: Any) -> tuple[Any, ...]:
     return example_input if isinstance(example_input, tuple) else (example_input,)
 
 
-def named_twice(net: nn.Module) -> Mapping[str, tuple[str, ...]]:
+def rows_of(inputs: tuple[Any, ...]) -> int:
+    """Number of rows of a network's arguments: of the first tensor that has any."""
+    return next((len(value) for value in inputs if isinstance(value, Tensor) and value.dim()), 1)
+
+
+def shared_parameters(net: nn.Module) -> Mapping[str, tuple[str, ...]]:
     """Parameters that several modules share: each of their names to all of them."""
     names: dict[int, list[str]] = {}
     for path, module in net.named_modules():  # a module under two names is one module, and comes once

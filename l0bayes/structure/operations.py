@@ -12,6 +12,7 @@ import torch
 from l0bayes.structure import elements, layers
 from l0bayes.structure.call import Call, Rule, freeze
 from l0bayes.structure.labelling import Labelling
+from l0bayes.structure.multiplications import multiply_accumulates
 
 
 def _names(text: str) -> list[str]:
@@ -39,6 +40,7 @@ _MAKES = _names("""
 """)
 _OVERWRITES = _names("fill_ zero_ normal_ uniform_")
 _BATCH_NORM = re.compile(r"(native|cudnn|miopen|_native)_batch_norm\w*|_batch_norm_with_update\w*")
+_ROUNDING = 1e-9
 _ATTENTION = re.compile(r"_scaled_dot_product_\w*attention\w*")
 
 
@@ -71,9 +73,10 @@ _PATTERNS = ((layers.SPATIAL, layers.spatial), (_BATCH_NORM, layers.batch_norm),
 
 def follow(flow: Labelling, call: Call) -> None:
     """Gives the results of an operation their labels; the labelling learns what meets what."""
-    if not call.func._schema.name.startswith("aten::"):  # noqa: SLF001
+    if call.func.namespace != "aten":
         freeze(flow, call)
         return
+    macs, before = multiply_accumulates(call), flow.counted
     rule = _RULES.get(call.name)
     for pattern, candidate in _PATTERNS:
         if rule is None and pattern.match(call.name):
@@ -81,3 +84,6 @@ def follow(flow: Labelling, call: Call) -> None:
     if rule is None:
         rule = elements.pointwise if torch.Tag.pointwise in call.func.tags else freeze
     rule(flow, call)
+    left = macs - (flow.counted - before)
+    if left > _ROUNDING * macs:  # whatever a rule makes of an operation, none of its work is lost
+        flow.count_other(left)

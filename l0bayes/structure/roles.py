@@ -1,6 +1,6 @@
 """Who makes and who reads each feature of a network, and which features must stay.
 
-Features that live and die together are a class; classes have numbers.
+Coupled features are a class; classes have numbers.
 """
 
 import copy
@@ -8,16 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
-from torch.utils._pytree import tree_map_only
 
+from l0bayes.compat import tree_map_tensors
 from l0bayes.errors import StructureError
 from l0bayes.layers.fewer_heads import supports
+from l0bayes.layers.kinds import CONVOLUTIONS
 from l0bayes.structure.flow import Flow
-from l0bayes.structure.names import as_arguments, join_name, layer_of, named_twice
+from l0bayes.structure.multiplications import unfused_attention
+from l0bayes.structure.names import as_arguments, join_name, layer_of, rows_of, shared_parameters
 
-_GATED = (nn.Linear, _ConvNd, nn.Embedding, nn.MultiheadAttention)
+_GATED = (nn.Linear, *CONVOLUTIONS, nn.Embedding, nn.MultiheadAttention)
 
 Axis = tuple[str, int]  # a parameter's name and one of its dimensions
 
@@ -36,20 +37,21 @@ class Roles:
         net: the copy.
         modules: its modules, by name.
         rows: of the example input.
-        classes: of features that live and die together.
+        classes: the coupled groups of features.
         shared: weights of several names, which have no gates of their own, to the reason in words.
         axes: for each dimension of a parameter that carries features, their classes, and whether it reads them.
         along: class to the axes that it has positions on.
         makers: class to the axes of the weights that make it.
         readers: class to the axes of the weights that read it.
         macs: multiply-accumulates of each weight on the example.
-        products: those of features with features: their labels, and how many each.
+        products: those without a weight: labels of the results, how many each, and in which module.
+        other_macs: module to those whose features no rule knows.
     """
 
     def __init__(self, net: nn.Module, example_input: Any) -> None:
         self.net = _copied(net).cpu()
-        inputs = tree_map_only(Tensor, Tensor.cpu, as_arguments(example_input))
-        self.rows = next((len(value) for value in inputs if isinstance(value, Tensor) and value.dim()), 1)
+        inputs = tree_map_tensors(Tensor.cpu, as_arguments(example_input))
+        self.rows = rows_of(inputs)
         flow = Flow(self.net)
         self.modules = dict(self.net.named_modules())
         self._run(flow, inputs)
@@ -60,7 +62,7 @@ class Roles:
         self.classes = self._flow.features.classes(torch.cat(read))
         self.shared = {
             name: f"its weight {name!r} is shared with {', '.join(repr(other) for other in names if other != name)}"
-            for name, names in named_twice(self.net).items()
+            for name, names in shared_parameters(self.net).items()
         }
         self._freeze_shared()
         self.axes = {key: (self.classes.of(axis.labels), axis.reads) for key, axis in self._flow.axes.items()}
@@ -74,13 +76,12 @@ class Roles:
         self.readers = self._who(reads=True)
 
     def _run(self, flow: Flow, inputs: tuple[Any, ...]) -> None:
-        fast_attention = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)  # it would be one operation, of which nothing can be seen
         try:
-            with torch.random.fork_rng(devices=()):
+            with unfused_attention(), torch.random.fork_rng(devices=()):
                 self.net.eval()
                 flow.run(inputs)
-                self.macs, self.products = dict(flow.labelling.macs), list(flow.labelling.products)
+                seen = flow.labelling
+                self.macs, self.products, self.other_macs = dict(seen.macs), [*seen.products], dict(seen.other_macs)
                 self._trains(flow, inputs)
         except StructureError:
             raise
@@ -89,8 +90,6 @@ class Roles:
                 f"example_input: {type(self.net).__name__} does not run on it ({error}). Pass an input of the shape "
                 "and type the network takes, with a batch dimension"
             ) from error
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast_attention)
 
     def _refuse_other_ways(self, sized_by_data: str | None) -> None:
         """How many rows a mask leaves may decide which layers run: then those that did not are another course."""
@@ -209,7 +208,7 @@ class Roles:
         module = self.modules.get(layer)
         if isinstance(module, nn.MultiheadAttention) and not supports(module):
             return _too_special(module)
-        shared = [names for name, names in named_twice(self.net).items() if layer_of(name) == layer]
+        shared = [names for name, names in shared_parameters(self.net).items() if layer_of(name) == layer]
         if shared:
             return f"its weight is shared: {', '.join(map(repr, shared[0]))} are one"
         if layer not in self._called and not isinstance(module, nn.MultiheadAttention):

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from l0bayes.copying import copied
-from l0bayes.layers.select_inputs import can_select, selecting
-from l0bayes.layers.widths import attributes
+from l0bayes.layers.select_inputs import can_select
 from l0bayes.structure import GateGroup, join_name
-from l0bayes.structure.names import by_owner, named_twice
-from l0bayes.subnetwork.selection import Selector, laid_out_as, tensor_of
+from l0bayes.structure.names import shared_parameters
+from l0bayes.subnetwork.resizing import resize, tie
+from l0bayes.subnetwork.selection import Selector
+from l0bayes.subnetwork.tensors import Positions, tensor_of
 
 
 @torch.no_grad()
@@ -28,9 +29,18 @@ def compact_network(
     Returns:
         A module of the user's own class, at reduced size, in the training mode of ``net``.
     """
+    return compact_with_positions(net, groups, gates, round_to)[0]
+
+
+@torch.no_grad()
+def compact_with_positions(
+    net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[str, Tensor], round_to: int = 1
+) -> tuple[nn.Module, Positions]:
+    """The same, and for each tensor that got smaller what it keeps of the full one: dimensions and indices."""
     # Only a plain layer can be made to select its inputs; a subclass keeps the zero columns.
     whole = {g.name for g in groups if g.selects is not None and not can_select(net.get_submodule(g.selects))}
-    selection = Selector(net, groups, whole=frozenset(whole), round_to=round_to)(net, gates)
+    selector = Selector(net, groups, whole=frozenset(whole), round_to=round_to)
+    selection = selector(net, gates)
     tensors = dict(selection.tensors)
     tensors |= {join_name(layer, "index"): keep for layer, (keep, _) in selection.features.items()}
     small = resize(copied(net), {name: tensor.shape for name, tensor in tensors.items()})
@@ -38,69 +48,8 @@ def compact_network(
         small.get_submodule(layer).given_features = given  # type: ignore[assignment]
     for name, tensor in tensors.items():
         tensor_of(small, name).copy_(tensor)
-    for names in set(named_twice(net).values()):
+    for names in set(shared_parameters(net).values()):
         values = [tensor_of(small, name) for name in names]
         if all(torch.equal(value, values[0]) for value in values):  # gates may have left them different
             tie(small, names)
-    return small
-
-
-def tie(net: nn.Module, names: Sequence[str]) -> None:
-    """Makes parameters one, the first of them, under all their names."""
-    for name in names[1:]:
-        owner, _, attribute = name.rpartition(".")
-        setattr(net.get_submodule(owner), attribute, net.get_parameter(names[0]))
-
-
-def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> nn.Module:
-    """Gives a network's tensors other shapes, in place; values of those that change are lost.
-
-    Args:
-        net: a network.
-        shapes: tensor name to shape. An ``index`` that a layer does not have yet makes it one that selects its
-            inputs.
-
-    Returns:
-        ``net``, or what replaced it if it is itself such a layer.
-
-    Raises:
-        ValueError: if a name or a number of dimensions does not fit the network.
-    """
-    for name in shapes:
-        path, _, tensor = name.rpartition(".")
-        if tensor == "index" and can_select(layer := net.get_submodule(path)):
-            net = _replace(net, layer, selecting(layer))
-    state = dict(net.named_parameters(remove_duplicate=False)) | dict(net.named_buffers(remove_duplicate=False))
-    for name, shape in shapes.items():
-        if name not in state or state[name].dim() != len(shape):
-            raise ValueError(f"{type(net).__name__} has no tensor {name} of {len(shape)} dimensions")
-    for path, own in by_owner({name: torch.Size(shape) for name, shape in shapes.items()}).items():
-        owner = net.get_submodule(path)
-        changed = {name: shape for name, shape in own.items() if shape != state[join_name(path, name)].shape}
-        for attribute, value in attributes(owner, changed).items():
-            setattr(owner, attribute, value)
-        for attribute, shape in own.items():
-            _reshape(owner, attribute, shape)
-    return net
-
-
-def _reshape(owner: nn.Module, attribute: str, shape: torch.Size) -> None:
-    old = owner._parameters.get(attribute)  # noqa: SLF001 (buffer or parameter?)
-    value = tensor_of(owner, attribute).detach()
-    # A tensor of its own even where the shape stays: tied ones may differ after selection.
-    new = value.clone() if value.shape == shape else value.new_zeros(shape)
-    new = laid_out_as(value, new)
-    if value.shape != shape:
-        owner._non_persistent_buffers_set.discard(attribute)  # noqa: SLF001 (a fresh network has it at full size)
-    setattr(owner, attribute, new if old is None else nn.Parameter(new, requires_grad=old.requires_grad))
-
-
-def _replace(net: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
-    """Puts one module in the place of another, under every name it has; the root may be replaced too."""
-    if net is old:
-        return new
-    for parent in list(net.modules()):
-        for name, child in list(parent._modules.items()):  # noqa: SLF001 (named_children leaves out second names)
-            if child is old:
-                setattr(parent, name, new)
-    return net
+    return small, selector.positions(gates)

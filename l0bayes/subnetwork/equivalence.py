@@ -1,7 +1,7 @@
-"""Tries a structure out: does the network, with closed features removed, compute what it does with them masked?
+"""Equivalence checks: does the network, with closed features removed, compute what it does with them masked?
 
 Structure shows which slices belong together, not what else the user's code takes for granted, such as a width written
-into a ``view``. So it is tried, in float64 and with random weights, and groups that fail are left dense.
+into a ``view``. So it is checked, in float64 and with random weights, and groups that fail are left dense.
 """
 
 import copy
@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from l0bayes.compat import tree_leaves, tree_map_tensors
 from l0bayes.errors import StructureError
+from l0bayes.layers.kinds import DROPOUTS
 from l0bayes.structure import GateGroup, Structure
 from l0bayes.subnetwork.masked import masked_forward
 from l0bayes.subnetwork.running import run_subnetwork
@@ -39,12 +39,12 @@ def leave_out_what_differs(net: nn.Module, structure: Structure, inputs: tuple[A
     Raises:
         StructureError: if no group is left.
     """
-    trial = _Trial(net, inputs)
+    check = _EquivalenceCheck(net, inputs)
     good: list[GateGroup] = list(structure.groups)
     bad: dict[str, str] = {}
-    for check in trial.checks():
+    for case in check.cases():
         candidates, good = good, []
-        trial.sort(check, candidates, good, bad)
+        check.sort(case, candidates, good, bad)
     if not good:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in bad.items())
         raise StructureError(
@@ -66,7 +66,7 @@ def refuse_recomputation(net: nn.Module, inputs: tuple[Any, ...]) -> None:
         StructureError: if they do.
     """
     net, again = copy.deepcopy(net).train(), list[str]()
-    given = tree_map_only(Tensor, lambda x: x.clone().requires_grad_() * 1 if x.is_floating_point() else x, inputs)
+    given = tree_map_tensors(lambda x: x.clone().requires_grad_() * 1 if x.is_floating_point() else x, inputs)
     try:
         outputs = tree_leaves(net(*given))
         for name, module in net.named_modules():
@@ -100,7 +100,7 @@ def keep_the_input_in_sight(
     if not names:
         return structure
     ordered = [group.name for group in structure.groups if group.name in names]
-    blind = _Trial(net, inputs, exact=False).blind_without(structure.groups, ordered)
+    blind = _EquivalenceCheck(net, inputs, exact=False).blind_without(structure.groups, ordered)
     groups = tuple(replace(g, min_units=1) if g.name in blind else g for g in structure.groups)
     return replace(structure, groups=groups)
 
@@ -130,7 +130,7 @@ def _one_open(size: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Check:
+class _Case:
     """Some gates, in evaluation or training mode."""
 
     gates: Callable[[int], Tensor]
@@ -151,13 +151,13 @@ class _NoChance(TorchFunctionMode):
         return result.fill_(0.5) if name in ("rand", "randn", "rand_like", "randn_like", "bernoulli") else result
 
 
-# -- trying -----------------------------------------------------------------------------------------------------------
+# -- the check --------------------------------------------------------------------------------------------------------
 
 
 def _drop_nothing(net: nn.Module) -> None:
     """What is dropped would be something else for another width."""
     for module in net.modules():
-        if isinstance(module, _DropoutNd):
+        if isinstance(module, DROPOUTS):
             module.p = 0.0
         elif isinstance(module, nn.MultiheadAttention):
             module.dropout = 0.0
@@ -168,7 +168,7 @@ def _another(x: Tensor) -> Tensor:
     return x + torch.linspace(0.5, 1, x.numel()).reshape(x.shape).to(x) if x.is_floating_point() else x.flip(-1)
 
 
-class _Trial:
+class _EquivalenceCheck:
     """A copy of the network with random weights, since a layer that starts at zero would hide a difference."""
 
     def __init__(self, net: nn.Module, inputs: tuple[Any, ...], *, exact: bool = True) -> None:
@@ -176,7 +176,7 @@ class _Trial:
             inputs = (inputs[0][:1],)  # one tells as much as many
         self._net, self._inputs = copy.deepcopy(net).eval(), inputs
         if exact:
-            self._try_in_double()
+            self._turn_to_double()
         _drop_nothing(self._net)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
@@ -204,11 +204,11 @@ class _Trial:
         return self.blind_without(groups, names[::2]) | self.blind_without(groups, names[1::2])
 
     @torch.no_grad()
-    def _try_in_double(self) -> None:
+    def _turn_to_double(self) -> None:
         """Turns to float64, unless the network insists on a dtype."""
         net, inputs = self._net, self._inputs
         self._net = copy.deepcopy(net).double()
-        self._inputs = tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, inputs)
+        self._inputs = tree_map_tensors(lambda x: x.double() if x.is_floating_point() else x, inputs)
         try:
             self._net(*self._given())
         except Exception:  # noqa: BLE001 (whatever it says)
@@ -219,7 +219,7 @@ class _Trial:
         """Whether the output still depends on the input when some groups are closed altogether."""
         device = next(self._net.parameters()).device
         gates = {g.name: torch.full((g.size,), float(g.name not in closed), device=device) for g in groups}
-        others = tree_map_only(Tensor, _another, self._given())
+        others = tree_map_tensors(_another, self._given())
         try:
             with torch.random.fork_rng(devices=()):
                 torch.manual_seed(0)
@@ -232,48 +232,48 @@ class _Trial:
 
     def _given(self) -> tuple[Any, ...]:
         """The inputs, anew for each run: the network may write into them."""
-        given: tuple[Any, ...] = tree_map_only(Tensor, torch.clone, self._inputs)
+        given: tuple[Any, ...] = tree_map_tensors(torch.clone, self._inputs)
         return given
 
-    def checks(self) -> Iterator[_Check]:
-        """What is tried, the most telling first; training mode only where the full network runs in it."""
-        yield _Check(_early_closed)
-        yield _Check(_late_closed)
-        yield _Check(_one_open)
+    def cases(self) -> Iterator[_Case]:
+        """What is checked, the most telling first; training mode only where the full network runs in it."""
+        yield _Case(_early_closed)
+        yield _Case(_late_closed)
+        yield _Case(_one_open)
         try:
             with torch.no_grad(), _NoChance():
                 copy.deepcopy(self._net).train()(*self._given())
         except (RuntimeError, ValueError, TypeError):  # batch norm of a single value per channel
             return
-        yield _Check(_late_closed, training=True)
+        yield _Case(_late_closed, training=True)
 
-    def sort(self, check: _Check, groups: Sequence[GateGroup], good: list[GateGroup], bad: dict[str, str]) -> None:
+    def sort(self, case: _Case, groups: Sequence[GateGroup], good: list[GateGroup], bad: dict[str, str]) -> None:
         """Puts each group where it belongs, by halves: most networks need one look."""
-        reason = self._difference(check, [*good, *groups]) if groups else None
+        reason = self._difference(case, [*good, *groups]) if groups else None
         if reason is None:
             good.extend(groups)
         elif len(groups) == 1:
             bad[groups[0].name] = f"with its closed features removed the network does not compute the same: {reason}"
         else:
             middle = len(groups) // 2
-            self.sort(check, groups[:middle], good, bad)
-            self.sort(check, groups[middle:], good, bad)
+            self.sort(case, groups[:middle], good, bad)
+            self.sort(case, groups[middle:], good, bad)
 
-    def _in_mode(self, check: _Check) -> nn.Module:
+    def _in_mode(self, case: _Case) -> nn.Module:
         """The network; in training mode a fresh copy, since each run changes what it keeps from batch to batch."""
-        return copy.deepcopy(self._net).train() if check.training else self._net
+        return copy.deepcopy(self._net).train() if case.training else self._net
 
     @torch.no_grad()
-    def _difference(self, check: _Check, groups: Sequence[GateGroup]) -> str | None:
+    def _difference(self, case: _Case, groups: Sequence[GateGroup]) -> str | None:
         """How the subnetwork differs from the masked network; ``None`` if it does not."""
         device = next(self._net.parameters()).device
-        gates = {group.name: check.gates(group.size).to(device) for group in groups}
+        gates = {group.name: case.gates(group.size).to(device) for group in groups}
         try:
             with torch.random.fork_rng(devices=()), _NoChance():
-                net = self._in_mode(check)
+                net = self._in_mode(case)
                 selection = Selector(net, groups)(net, gates)
                 selected = run_subnetwork(net, selection, *self._given())  # first, since it fails early
-                masked = masked_forward(self._in_mode(check), groups, gates, *self._given())
+                masked = masked_forward(self._in_mode(case), groups, gates, *self._given())
             for found, wanted in zip(tree_leaves(selected), tree_leaves(masked), strict=True):
                 if isinstance(wanted, Tensor):
                     _compare(found, wanted)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (as everybody does)
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
+from l0bayes.compat import tree_leaves, tree_map_tensors
 from l0bayes.evaluating import evaluating
 
 _MATRIX = 2
@@ -41,7 +41,7 @@ class NoisyWeights(TorchFunctionMode):
 
     Args:
         weights: name to weight, the very tensor that the network will read.
-        noise: theirs.
+        noise: how far those weights are from their means.
         rows: number of data.
     """
 
@@ -65,7 +65,7 @@ class NoisyWeights(TorchFunctionMode):
                 mean = F.linear(x, weight, bias)
                 variance = F.linear(x.square(), self._sd[id(weight)].square())
                 return mean + (variance + _TINY).sqrt() * torch.randn_like(mean)
-        args, kwargs = pytree.tree_map_only(Tensor, self._draw, (args, kwargs))
+        args, kwargs = tree_map_tensors(self._draw, (args, kwargs))
         return func(*args, **kwargs)
 
     def _draw(self, tensor: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class _Reads(TorchFunctionMode):
     ) -> Any:
         del types
         kwargs = kwargs or {}
-        self.all.update(id(value) for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor))
+        self.all.update(id(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor))
         if func is F.linear:
             x, weight, _ = linear_arguments(args, kwargs)
             self.by_rows[id(weight)] += _row_a_datum(x, self._rows)

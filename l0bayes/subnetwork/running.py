@@ -13,7 +13,8 @@ from l0bayes.layers.select_inputs import feature_dim, select_features
 from l0bayes.layers.widths import attributes, computes_by_width
 from l0bayes.structure.names import by_owner
 from l0bayes.subnetwork.noisy_weights import NoisyWeights, number_of_rows
-from l0bayes.subnetwork.selection import Selection, tensor_of
+from l0bayes.subnetwork.selection import Selection
+from l0bayes.subnetwork.tensors import tensor_of
 
 
 def run_subnetwork(net: nn.Module, selection: Selection, *args: Any, **kwargs: Any) -> Any:

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from l0bayes.structure import GateGroup, Slice
 from l0bayes.subnetwork.noisy_weights import Noise
-
-CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+from l0bayes.subnetwork.tensors import laid_out_as, tensor_of
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A gate vector along a line of positions: position to gate, ``size`` of the vector where it has no say.
+class _IndexMap:
+    """A gate vector along an axis: position to gate, ``size`` of the vector where it has no say.
 
     ``fills``: it selects what arrives, and where that leaves too little, closed positions fill it up.
     """
@@ -52,11 +51,11 @@ class _Part:
 
 
 @dataclass(frozen=True)
-class _Cut:
-    """Where a tensor is narrowed: the dimension, the line of positions along it, whether the gates multiply it."""
+class _Dimension:
+    """Where a tensor is narrowed: the dimension, the number of its axis, and whether the gates multiply it."""
 
     dim: int
-    line: int
+    axis: int
     consumes: bool
 
 
@@ -66,72 +65,72 @@ def rounded_up(number: int, step: int) -> int:
 
 
 class _Draw:
-    """One set of gates, as seen along each line of positions; every line is worked out once."""
+    """One set of gates, as seen along each axis, a row of positions that index maps share; each is worked out once."""
 
     def __init__(
         self,
-        lines: Sequence[tuple[_Part, ...]],
+        axes: Sequence[tuple[_IndexMap, ...]],
         gates: Mapping[str, Tensor],
         kept: Mapping[str, Any],
         round_to: int = 1,
     ) -> None:
-        self._lines, self._gates, self._kept, self._round_to = lines, gates, kept, round_to
+        self._axes, self._gates, self._kept, self._round_to = axes, gates, kept, round_to
         self._keep: dict[int, Tensor | None] = {}
-        self._gain: dict[int, Tensor] = {}
+        self._scale: dict[int, Tensor] = {}
 
-    def keep(self, line: int) -> Tensor | None:
+    def keep(self, axis: int) -> Tensor | None:
         """Indices of the positions that stay; ``None`` for all."""
-        if line not in self._keep:
-            self._keep[line] = self._positions(self._lines[line])
-        return self._keep[line]
+        if axis not in self._keep:
+            self._keep[axis] = self._positions(self._axes[axis])
+        return self._keep[axis]
 
-    def _positions(self, parts: tuple[_Part, ...]) -> Tensor | None:
-        if len(parts) == 1 and parts[0].identity:
-            keep: Tensor | None = self._kept[parts[0].group]
+    def _positions(self, maps: tuple[_IndexMap, ...]) -> Tensor | None:
+        if len(maps) == 1 and maps[0].identity:
+            keep: Tensor | None = self._kept[maps[0].group]
             return keep
-        stays = self._staying(parts)
+        stays = self._staying(maps)
         if stays is None:
             return None
         keep = stays.nonzero().squeeze(1)
-        if not any(part.fills for part in parts):
+        if not any(one.fills for one in maps):
             return keep
         # What units and selected inputs leave between them may be nothing, or no multiple.
-        arriving = self._staying(tuple(part for part in parts if not part.fills))
+        arriving = self._staying(tuple(one for one in maps if not one.fills))
         spare = (~stays if arriving is None else arriving & ~stays).nonzero().squeeze(1)
         wanted = rounded_up(len(keep), self._round_to)
         return keep if wanted == len(keep) else torch.cat((keep, spare[: wanted - len(keep)])).sort().values
 
-    def _staying(self, parts: tuple[_Part, ...]) -> Tensor | None:
+    def _staying(self, maps: tuple[_IndexMap, ...]) -> Tensor | None:
         stays: Tensor | None = None
-        for part in parts:
-            keep = self._kept[part.group]
+        for one in maps:
+            keep = self._kept[one.group]
             if keep is not None:
-                gate = self._gates[part.group]
+                gate = self._gates[one.group]
                 opened = torch.zeros(len(gate) + 1, dtype=torch.bool, device=gate.device)
                 opened[keep] = True
                 opened[-1] = True
-                here = opened[part.table]
+                here = opened[one.table]
                 stays = here if stays is None else stays & here
         return stays
 
-    def gain(self, line: int) -> Tensor:
+    def scale(self, axis: int) -> Tensor:
         """What the positions that stay are multiplied by."""
-        if line not in self._gain:
-            keep = self.keep(line)
-            factors = [self._factor(part, keep) for part in self._lines[line]]
+        if axis not in self._scale:
+            keep = self.keep(axis)
+            factors = [self._factor(one, keep) for one in self._axes[axis]]
             total = factors[0]
             for factor in factors[1:]:
                 total = total * factor
-            self._gain[line] = total
-        return self._gain[line]
+            self._scale[axis] = total
+        return self._scale[axis]
 
-    def _factor(self, part: _Part, keep: Tensor | None) -> Tensor:
-        gate = self._gates[part.group]
-        if part.identity:
+    def _factor(self, index: _IndexMap, keep: Tensor | None) -> Tensor:
+        gate = self._gates[index.group]
+        if index.identity:
             return gate if keep is None else gate.index_select(0, keep)
-        if part.partial:
+        if index.partial:
             gate = torch.cat((gate, gate.new_ones(1)))
-        return gate.index_select(0, part.table if keep is None else part.table.index_select(0, keep))
+        return gate.index_select(0, index.table if keep is None else index.table.index_select(0, keep))
 
 
 class Selector:
@@ -158,13 +157,13 @@ class Selector:
         self._groups = tuple(groups)
         self._round_to = round_to
         self._narrow_below = {g.name: _narrow_below(net, g, narrow_below) for g in groups if g.name not in whole}
-        self._lines: list[tuple[_Part, ...]] = []
-        self._cuts: dict[str, list[_Cut]] = {}
+        self._axes: list[tuple[_IndexMap, ...]] = []
+        self._dimensions: dict[str, list[_Dimension]] = {}
         self._single = {s.tensor: g.name for g in groups for s in g.slices if s.dim is None}
-        self._selects: list[tuple[str, int, tuple[_Part, ...]]] = []
+        self._selects: list[tuple[str, int, tuple[_IndexMap, ...]]] = []
         self._device = torch.device("cpu")
         self._plan(net)
-        self._buffers = frozenset(name for name, _ in net.named_buffers())
+        self._names_of_buffers = frozenset(name for name, _ in net.named_buffers())
 
     def _plan(self, net: nn.Module) -> None:
         places: dict[tuple[str, int], list[tuple[GateGroup, Slice]]] = {}
@@ -176,14 +175,15 @@ class Selector:
         for (tensor, dim), pieces in places.items():
             key = tuple((group.name, part.gates.numpy().tobytes()) for group, part in pieces)
             if key not in known:
-                known[key] = len(self._lines)
+                known[key] = len(self._axes)
                 # A convolution of no width cannot run; a linear layer can.
                 fills = self._round_to > 1 or tensor_of(net, tensor).dim() > 2  # noqa: PLR2004
-                self._lines.append(
-                    tuple(_part(group, part, fills=fills and group.selects is not None) for group, part in pieces)
+                self._axes.append(
+                    tuple(_index_map(group, part, fills=fills and group.selects is not None) for group, part in pieces)
                 )
-            self._cuts.setdefault(tensor, []).append(_Cut(dim, known[key], any(part.consumes for _, part in pieces)))
-            upstream = tuple(_part(group, part, fills=False) for group, part in pieces if group.selects is None)
+            consumes = any(part.consumes for _, part in pieces)
+            self._dimensions.setdefault(tensor, []).append(_Dimension(dim, known[key], consumes))
+            upstream = tuple(_index_map(group, part, fills=False) for group, part in pieces if group.selects is None)
             for layer in {group.selects for group, _ in pieces if group.selects is not None}:
                 self._selects.append((layer, known[key], upstream))
 
@@ -209,63 +209,63 @@ class Selector:
         values = values or {}
         self._move(next(iter(gates.values())).device)
         kept = {group.name: self._kept(group.name, gates[group.name]) for group in self._groups}
-        draw = _Draw(self._lines, gates, kept, self._round_to)
+        draw = _Draw(self._axes, gates, kept, self._round_to)
         tensors = dict(values)
         buffers: dict[str, tuple[int, Tensor]] = {}
         for name, group in self._single.items():
             tensors[name] = _times(_value(net, name, values), gates[group])
-        for name, cuts in self._cuts.items():
-            if name in self._buffers:
-                (cut,) = cuts
-                keep = draw.keep(cut.line)
+        for name, dimensions in self._dimensions.items():
+            if name in self._names_of_buffers:
+                (along,) = dimensions
+                keep = draw.keep(along.axis)
                 if keep is not None:
-                    tensors[name] = tensor_of(net, name).index_select(cut.dim, keep)
-                    buffers[name] = (cut.dim, keep)
-            elif (new := _cut(tensors.get(name), _value(net, name, values), cuts, draw)) is not None:
+                    tensors[name] = tensor_of(net, name).index_select(along.dim, keep)
+                    buffers[name] = (along.dim, keep)
+            elif (new := _narrowed(tensors.get(name), _value(net, name, values), dimensions, draw)) is not None:
                 tensors[name] = new
-        noise = None if noise is None else replace(noise, sd=self._narrowed(noise.sd, gates, draw))
+        noise = None if noise is None else replace(noise, sd=self._narrowed_sd(noise.sd, gates, draw))
         for name in noise.sd if noise else ():
             tensors.setdefault(name, _value(net, name, values))
         return Selection(tensors, self._features(draw, gates, kept), buffers, noise)
 
-    def _narrowed(self, sd: Mapping[str, Tensor], gates: Mapping[str, Tensor], draw: _Draw) -> dict[str, Tensor]:
+    def _narrowed_sd(self, sd: Mapping[str, Tensor], gates: Mapping[str, Tensor], draw: _Draw) -> dict[str, Tensor]:
         """Standard deviations, narrowed and gated as their parameters are."""
         narrowed = {}
         for name, whole in sd.items():
             group = self._single.get(name)
             gated = whole if group is None else _times(whole, gates[group])
-            new = _cut(gated, whole, self._cuts.get(name, ()), draw)
+            new = _narrowed(gated, whole, self._dimensions.get(name, ()), draw)
             narrowed[name] = gated if new is None else new
         return narrowed
 
     def positions(self, gates: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, Tensor], ...]]:
         """What a subnetwork keeps of each tensor: dimensions and indices, for those of which something goes."""
         kept = {group.name: self._kept(group.name, gates[group.name]) for group in self._groups}
-        draw = _Draw(self._lines, gates, kept, self._round_to)
+        draw = _Draw(self._axes, gates, kept, self._round_to)
         found = {}
-        for name, cuts in self._cuts.items():
-            along = tuple((cut.dim, keep) for cut in cuts if (keep := draw.keep(cut.line)) is not None)
-            if along:
-                found[name] = along
+        for name, dimensions in self._dimensions.items():
+            kept_here = tuple((one.dim, keep) for one in dimensions if (keep := draw.keep(one.axis)) is not None)
+            if kept_here:
+                found[name] = kept_here
         return found
 
     def _move(self, device: torch.device) -> None:
         if device != self._device:
-            self._lines = [tuple(_moved(part, device) for part in parts) for parts in self._lines]
-            self._selects = [(a, b, tuple(_moved(part, device) for part in parts)) for a, b, parts in self._selects]
+            self._axes = [tuple(_moved(one, device) for one in maps) for maps in self._axes]
+            self._selects = [(a, b, tuple(_moved(one, device) for one in maps)) for a, b, maps in self._selects]
             self._device = device
 
     def _features(
         self, draw: _Draw, gates: Mapping[str, Tensor], kept: Mapping[str, Tensor | None]
     ) -> dict[str, tuple[Tensor, int]]:
         found = {}
-        for layer, line, upstream in self._selects:
-            keep = draw.keep(line)
+        for layer, axis, upstream in self._selects:
+            keep = draw.keep(axis)
             if keep is None:
                 continue
             reaching = _Draw([upstream], gates, kept).keep(0) if upstream else None
             if reaching is None:
-                found[layer] = (keep, len(self._lines[line][0].table))
+                found[layer] = (keep, len(self._axes[axis][0].table))
             elif len(reaching) != len(keep):
                 found[layer] = (torch.searchsorted(reaching, keep), len(reaching))
         return found
@@ -295,15 +295,15 @@ def _narrow_below(net: nn.Module, group: GateGroup, linear: float) -> float:
 
 
 @torch.inference_mode(mode=False)
-def _part(group: GateGroup, part: Slice, *, fills: bool) -> _Part:
+def _index_map(group: GateGroup, part: Slice, *, fills: bool) -> _IndexMap:
     table = torch.where(part.gates >= 0, part.gates, group.size)
     identity = torch.equal(table, torch.arange(group.size))
-    return _Part(group.name, table, identity, bool((part.gates < 0).any()), fills=fills)
+    return _IndexMap(group.name, table, identity, bool((part.gates < 0).any()), fills=fills)
 
 
 @torch.inference_mode(mode=False)
-def _moved(part: _Part, device: torch.device) -> _Part:
-    return replace(part, table=part.table.to(device))
+def _moved(index: _IndexMap, device: torch.device) -> _IndexMap:
+    return replace(index, table=index.table.to(device))
 
 
 def _value(net: nn.Module, name: str, values: Mapping[str, Tensor]) -> Tensor:
@@ -315,36 +315,17 @@ def _times(tensor: Tensor, gate: Tensor) -> Tensor:
     return tensor * gate.to(tensor.dtype).reshape(tensor.shape)
 
 
-def _cut(gated: Tensor | None, whole: Tensor, cuts: Sequence[_Cut], draw: _Draw) -> Tensor | None:
+def _narrowed(gated: Tensor | None, whole: Tensor, dimensions: Sequence[_Dimension], draw: _Draw) -> Tensor | None:
     """A parameter's slices, multiplied by the gates of what they read; ``None`` if nothing changes."""
     tensor = whole if gated is None else gated
-    for cut in cuts:
-        keep = draw.keep(cut.line)
+    for along in dimensions:
+        keep = draw.keep(along.axis)
         if keep is not None:
-            tensor = tensor.index_select(cut.dim, keep)
+            tensor = tensor.index_select(along.dim, keep)
     tensor = laid_out_as(whole, tensor)
-    for cut in cuts:
-        if cut.consumes:
-            gain = draw.gain(cut.line).to(tensor.dtype)
-            behind = tensor.dim() - 1 - cut.dim
-            tensor = tensor * (gain.reshape(-1, *(1,) * behind) if behind else gain)
+    for along in dimensions:
+        if along.consumes:
+            scale = draw.scale(along.axis).to(tensor.dtype)
+            behind = tensor.dim() - 1 - along.dim
+            tensor = tensor * (scale.reshape(-1, *(1,) * behind) if behind else scale)
     return None if tensor is whole else tensor
-
-
-def laid_out_as(whole: Tensor, part: Tensor) -> Tensor:
-    """A part of a tensor with its channels last in memory, if the whole has them there: selecting loses that."""
-    layout = CHANNELS_LAST.get(whole.dim())
-    if layout is None or part is whole or whole.is_contiguous() or not whole.is_contiguous(memory_format=layout):
-        return part
-    return part.contiguous(memory_format=layout)
-
-
-def tensor_of(net: nn.Module, name: str) -> Tensor:
-    """A parameter or buffer by its dotted name."""
-    *path, attribute = name.split(".")
-    module: Any = net
-    for part in path:
-        module = module._modules[part]  # noqa: SLF001 (the public way takes ten times as long)
-    tensor = module._parameters.get(attribute)  # noqa: SLF001
-    found: Tensor = module._buffers[attribute] if tensor is None else tensor  # noqa: SLF001
-    return found

@@ -30,7 +30,7 @@ def train(out, apart=False, kill_at=None, epochs=EPOCHS):
         loader,
         epochs=epochs,
         checkpoint=Path(out) / "run.checkpoint",
-        draws_apart=apart,
+        independent_draws=apart,
         num_particles=2 if apart else 1,
         progress=False,
     )

@@ -13,7 +13,7 @@ from toy_problem import assert_equal_states, loader, pair, state
 
 from l0bayes.errors import FileFormatError
 from l0bayes.inference import fit
-from l0bayes.inference.storage.checkpoint import random_state, set_random_state
+from l0bayes.inference.system.random_state import random_state, set_random_state
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_another_optimizer(path):
 
 @pytest.mark.parametrize("part", [0, 1], ids=["model", "guide"])
 def test_another_precision(path, part):
-    """Rounded, the run would not go on as if it had never stopped."""
+    """Rounded, the run would not resume as if it had never stopped."""
     modules = pair()
     modules[part].double()
     with pytest.raises(FileFormatError, match=r"run\.checkpoint.*Give another path"):
@@ -182,3 +182,9 @@ def test_random_states_round_trip(drawn_before):
 
 def test_reading_the_random_state_draws_nothing():
     assert_equal_states(random_state(), random_state())
+
+
+def test_a_checkpoint_of_before_resumes(path):
+    """What ``rounded`` was called before."""
+    rewritten(path, change_facts=lambda facts: facts | {"settled": facts.pop("rounded")})
+    resume(path)

@@ -11,6 +11,7 @@ from toy_problem import blobs, loader, pair, state
 
 from l0bayes.errors import DataError
 from l0bayes.inference import FitOptions, HardConcreteGuide, Target, fit
+from l0bayes.inference.command_line.train_options import TrainOptions
 from l0bayes.models import MLP, Classifier
 
 WRONG = [
@@ -149,7 +150,7 @@ def test_fit_sets_the_rates_of_everything_but_gates(optimizer, monkeypatch):
     assert ends[1] < 0.8 * ends[0]
 
 
-# -- at the door of fit ----------------------------------------------------------------------------------------------
+# -- input validation of fit -----------------------------------------------------------------------------------------
 
 
 def test_fit_takes_options_and_changes_to_them():
@@ -211,3 +212,28 @@ def test_a_data_loader_over_a_stream_does_too():
 def test_a_data_loader_over_a_stream_is_refused_where_the_share_done_counts():
     with pytest.raises(DataError, match="train_loader must have a length"):
         fit(*pair(), DataLoader(Stream(), batch_size=20), epochs=2, kl_warmup=1, progress=False)
+
+
+# -- names of before -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make", [FitOptions, FitOptions().changed, TrainOptions], ids=["made", "changed", "command line"]
+)
+def test_draws_apart_is_independent_draws_and_says_so_once(make):
+    with pytest.warns(DeprecationWarning, match="draws_apart is called independent_draws now"):
+        options = make(draws_apart=True)
+    assert options.independent_draws is True
+    assert options == make(independent_draws=True)
+    assert options.changed(epochs=2).independent_draws is True
+
+
+def test_draws_apart_in_a_call_of_fit():
+    with pytest.warns(DeprecationWarning, match="draws_apart is called independent_draws now"):
+        fit(*pair(), loader(), epochs=1, draws_apart=True, progress=False)
+
+
+def test_what_a_result_called_settled():
+    result = fit(*pair(), loader(), epochs=1, progress=False)
+    assert result.settled == result.rounded == 0
+    assert dataclasses.replace(result, rounded=3).settled == 3

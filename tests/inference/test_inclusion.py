@@ -32,12 +32,12 @@ def error(found, exact):
 
 
 @pytest.mark.parametrize(("rho", "bound"), [(0.0, 0.05), (0.9, 0.15)])
-def test_resampled_is_near_the_truth_and_trusted(rho, bound):
+def test_importance_sampling_is_near_the_truth_and_trusted(rho, bound):
     for seed in range(5):
         model, exact = simulated(rho, seed)
         found = infer_inclusion(model, seed=seed)  # a warning would be an error
         assert error(found, exact) <= bound
-        assert found.doubts == ()
+        assert found.diagnostics == ()
         assert found.pareto_k < 0.7
         assert found.effective_size > 100
 
@@ -82,16 +82,16 @@ def test_svi_with_an_unknown_inclusion():
     assert found.concentration0.item() == pytest.approx(3 + float((1 - probs).sum()), rel=0.15)
 
 
-@pytest.mark.parametrize("guide", ["binary", "mixture"])
-def test_there_is_a_warning_where_mean_field_is_off(guide):
+@pytest.mark.parametrize("method", ["binary", "mixture"])
+def test_there_is_a_warning_where_mean_field_is_off(method):
     for seed in range(6):
         model, exact = simulated(0.9, seed)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            found = infer_inclusion(model, guide, seed=seed)
-        assert len(caught) == len(found.doubts)
+            found = infer_inclusion(model, method, seed=seed)
+        assert len(caught) == len(found.diagnostics)
         if error(found, exact) > 0.2:
-            assert found.doubts
+            assert found.diagnostics
 
 
 def test_the_hard_concrete_guide():
@@ -101,8 +101,8 @@ def test_the_hard_concrete_guide():
         found = infer_inclusion(model, "mean-field")
     off = error(found, exact)
     assert off < 0.25
-    assert bool(caught) == bool(found.doubts)
-    assert found.doubts or off < 0.2
+    assert bool(caught) == bool(found.diagnostics)
+    assert found.diagnostics or off < 0.2
     np.testing.assert_allclose(found.table["mean"], exact.mean, atol=0.15)
     assert found.models.empty
 
@@ -163,7 +163,7 @@ def test_more_predictors_than_can_be_enumerated():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"guide": "flow"}, "guide must be one of mean-field, binary, mixture, resampled; got 'flow'"),
+        ({"method": "flow"}, "method must be one of mean-field, binary, mixture, importance; got 'flow'"),
         ({"starts": 0}, "starts must be at least 1, draws at least 200; got 0 and 4000"),
         ({"draws": 10}, "starts must be at least 1, draws at least 200; got 32 and 10"),
     ],
@@ -186,10 +186,10 @@ def test_designs_without_full_rank(design):
     assert error(infer_inclusion(model), exact_posterior(x, y, 0.3, 1.0)) < 0.03
 
 
-@pytest.mark.parametrize(("guide", "tolerance"), [("resampled", 0.02), ("mixture", 0.08), ("binary", 0.08)])
-def test_sizes_groups_and_the_median_model(guide, tolerance):
+@pytest.mark.parametrize(("method", "tolerance"), [("importance", 0.02), ("mixture", 0.08), ("binary", 0.08)])
+def test_sizes_groups_and_the_median_model(method, tolerance):
     model, exact = simulated(0.0, 3)
-    found = infer_inclusion(model, guide)
+    found = infer_inclusion(model, method)
     assert found.sizes.sum() == pytest.approx(1)
     np.testing.assert_allclose(found.sizes, exact.sizes, atol=tolerance)
     assert found.sizes @ np.arange(11) == pytest.approx(found.inclusion.sum())
@@ -209,3 +209,26 @@ def test_near_copies_raise_no_false_alarm():
     y = x[:, 0] + 0.5 * x[:, 3] + rng.normal(size=80)
     model = SpikeSlabRegression(x, y, noise_scale=1.0, slab_scale=1.0)
     assert error(infer_inclusion(model), exact_posterior(x, y, 1.0, 1.0)) < 0.03
+
+
+def test_names_of_before_go_on_working_and_say_what_is_new():
+    model, _ = simulated(0.0, 0, p=4)
+    with pytest.warns(DeprecationWarning, match="guide= is called method= now"):
+        by_guide = infer_inclusion(model, guide="mixture")
+    assert by_guide.method == by_guide.guide == "mixture"
+    assert (by_guide.inclusion == infer_inclusion(model, "mixture").inclusion).all()
+    with pytest.warns(DeprecationWarning, match="'resampled' is called 'importance' now") as caught:
+        resampled = infer_inclusion(model, "resampled")
+    assert [warning.filename for warning in caught] == [__file__]
+    assert resampled.method == "importance"
+    assert resampled.doubts == resampled.diagnostics == ()
+    with pytest.warns(DeprecationWarning, match="infer_inclusion: ") as both:
+        infer_inclusion(model, guide="resampled")
+    assert len(both) == 2
+
+
+def test_a_diagnostic_names_the_method():
+    model, _ = diabetes()
+    with pytest.warns(UntrustedPosteriorWarning, match="infer_inclusion, method='binary': .* Use method='importance'"):
+        found = infer_inclusion(model, "binary")
+    assert found.doubts == found.diagnostics != ()

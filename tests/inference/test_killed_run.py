@@ -1,4 +1,4 @@
-"""A run that is killed without warning goes on with the same command, to the same result."""
+"""A run that is killed without warning resumes with the same command, to the same result."""
 
 import signal
 import subprocess

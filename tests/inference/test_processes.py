@@ -58,7 +58,7 @@ def test_two_processes_equal_one_on_the_joint_batch(alone, together):
     assert facts["history"]["open_gates"] == alone[1]["history"]["open_gates"]
 
 
-def test_draws_apart_are_others_and_agree_in_the_end(together, tmp_path):
+def test_independent_draws_are_others_and_agree_in_the_end(together, tmp_path):
     (first, _), (second, _) = torchrun(tmp_path, "apart")
     assert largest_difference(first, second) == 0
     assert largest_difference(first, together[0][0]) > 1e-4

@@ -1,4 +1,4 @@
-"""A run that stops and goes on is the run that never stopped, bit for bit."""
+"""A run that stops and resumes is the run that never stopped, bit for bit."""
 
 import signal
 from functools import partial

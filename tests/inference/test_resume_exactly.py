@@ -13,7 +13,7 @@ from toy_problem import Surprise, assert_equal_checkpoints, assert_equal_states,
 from l0bayes import sparsify
 from l0bayes.errors import DivergenceError, FileFormatError
 from l0bayes.inference import HardConcreteGuide, Target, TensorBatches, fit, parameter_groups, shrink
-from l0bayes.inference.training.validation import first_batch
+from l0bayes.inference.data.loaders import first_batch
 from l0bayes.models import Classifier
 
 ctrl_c = partial(signal.raise_signal, signal.SIGINT)

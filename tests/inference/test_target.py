@@ -9,7 +9,7 @@ from toy_problem import ROWS, loader, pair
 
 from l0bayes.errors import DataError
 from l0bayes.inference import Target, fit
-from l0bayes.inference.size.target import Budget
+from l0bayes.inference.size.constraint import Constraint
 
 # -- what may be asked for -------------------------------------------------------------------------------------------
 
@@ -20,7 +20,7 @@ def test_a_share_out_of_range(share):
         Target(share)
 
 
-def test_a_word_that_is_none():
+def test_an_amount_that_is_none():
     with pytest.raises(ValueError, match="target: of must be one of parameters, macs, latency; got 'flops'"):
         Target(0.1, "flops")
 
@@ -35,9 +35,9 @@ def test_a_target_says_what_it_is():
     assert str(Target(1 / 3, "macs", "conv*")) == "0.333 of the macs of conv*"
 
 
-def budget(target, *, updates=1000, model_and_guide=None, **options):
+def constraint(target, *, updates=1000, model_and_guide=None, **options):
     model, guide = model_and_guide or pair(**options)
-    return Budget(target, model, guide, num_data=ROWS, updates=updates), guide
+    return Constraint(target, model, guide, num_data=ROWS, updates=updates), guide
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_what_is_impossible_is_refused_with_numbers(options, target, least):
 
 
 def test_what_is_just_possible_is_not_refused():
-    budget(Target(10 / 74 + 1e-9))
+    constraint(Target(10 / 74 + 1e-9))
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
@@ -81,8 +81,8 @@ def test_an_empty_loader_is_said():
 
 
 def with_share(target, share, **options):
-    """A budget whose test-time network has so much of it."""
-    made, _ = budget(target, **options)
+    """A constraint whose test-time network has so much of it."""
+    made, _ = constraint(target, **options)
     made.reached = lambda: share
     return made
 
@@ -95,15 +95,15 @@ def test_far_above_it_doubles_in_a_twentieth_of_the_run_beside_a_nat_a_datum(upd
     made.multiplier = start
     steps = updates // 20
     for _ in range(steps):
-        made.update(1.0)
+        made.dual_update(1.0)
     assert made.multiplier == pytest.approx(2 * start + ROWS / steps / (2 ** (1 / steps) - 1))
 
 
 def test_near_it_rises_in_proportion():
     """An excess of 5 % is a quarter of the one from which the rate is full."""
     near, far = (with_share(Target(0.5), share) for share in (0.525, 0.6))
-    near.update(1.0)
-    far.update(1.0)
+    near.dual_update(1.0)
+    far.dual_update(1.0)
     assert near.multiplier == pytest.approx(far.multiplier / 4)
 
 
@@ -111,7 +111,7 @@ def test_below_half_is_released_in_a_hundredth_of_the_run():
     made = with_share(Target(0.5), 0.4, updates=1000)
     made.multiplier = 8.0
     for _ in range(10):
-        made.update(1.0)
+        made.dual_update(1.0)
     assert made.multiplier == pytest.approx(4.0)
 
 
@@ -121,12 +121,12 @@ def test_below_the_target_it_turns_and_gathers_the_other_way():
     one_step = ROWS / 50
     made.multiplier = 3 * one_step
     for _ in range(200):
-        made.update(1.0)
+        made.dual_update(1.0)
         if made.multiplier <= one_step:
             break
     assert 0 < made.multiplier <= one_step
     for _ in range(50):
-        made.update(1.0)
+        made.dual_update(1.0)
     assert made.multiplier == pytest.approx(-one_step / (2 ** (1 / 50) - 1))
     assert made.penalty() > 0  # less than was asked for is to be paid for
 
@@ -135,7 +135,7 @@ def test_ahead_of_the_goal_but_above_the_target_it_only_fades():
     made = with_share(Target(0.5), 0.7, updates=1000)
     for start in (-8.0, 0.0, 1e-3):
         made.multiplier = start
-        made.update(0.1)
+        made.dual_update(0.1)
         assert made.multiplier == pytest.approx(start * 0.5 ** (1 / 10))
 
 
@@ -143,14 +143,14 @@ def test_beside_another_target_it_never_turns():
     made = with_share(Target(0.5), 0.4, updates=1000)
     made.alone, made.multiplier = False, 8.0
     for _ in range(300):
-        made.update(1.0)
+        made.dual_update(1.0)
     assert 0 <= made.multiplier < 1e-6
 
 
 def test_above_again_it_starts_anew():
     made = with_share(Target(0.5), 0.6, updates=1000)
     made.multiplier = -100.0
-    made.update(1.0)
+    made.dual_update(1.0)
     assert made.multiplier == pytest.approx(ROWS / 50)
 
 
@@ -158,7 +158,7 @@ def test_above_again_it_starts_anew():
 def test_a_negative_one_is_felt_below(share, felt):
     made = with_share(Target(0.5), share)
     made.multiplier = -8.0
-    made.aim(1.0)
+    made.set_pressure(1.0)
     above = with_share(Target(0.5), share)
     above.multiplier = 8.0
     above._pressure = 1.0
@@ -169,7 +169,7 @@ def test_a_negative_one_is_felt_below(share, felt):
 def test_in_the_band_it_stays(excess):
     made = with_share(Target(0.5), 0.5 * (1 + excess))
     made.multiplier = 8.0
-    made.update(1.0)
+    made.dual_update(1.0)
     assert made.multiplier == 8.0
 
 
@@ -179,24 +179,24 @@ def test_in_the_band_it_stays(excess):
 def test_it_is_felt_in_proportion_over_the_band(excess, felt):
     made = with_share(Target(0.2), 0.2 * (1 + excess))
     made.multiplier = 8.0
-    assert made.aim(1.0) == pytest.approx(excess)
+    assert made.set_pressure(1.0) == pytest.approx(excess)
     full = with_share(Target(0.2), 10.0)
     full.multiplier = 8.0
-    full.aim(1.0)
+    full.set_pressure(1.0)
     assert full.penalty().item() > 0
     assert made.penalty().item() == pytest.approx(felt * full.penalty().item(), abs=1e-6)
 
 
 def test_the_goal_descends_geometrically_over_the_first_half():
     made = with_share(Target(0.25), 0.5)
-    assert [made.aim(done) for done in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([-0.5, 0.0, 1.0, 1.0])
+    assert [made.set_pressure(done) for done in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([-0.5, 0.0, 1.0, 1.0])
 
 
 @pytest.mark.parametrize("of", ["parameters", "macs"])
 def test_the_penalty_is_that_of_the_expected_share(of):
-    made, guide = budget(Target(0.5, of))
+    made, guide = constraint(Target(0.5, of))
     made.multiplier = 8.0
-    made.aim(1.0)
+    made.set_pressure(1.0)
     inputs = [gate.prob_nonzero.double() for gate in guide.gates().values()]
     rows, biases = (5, 4, 3), 12 * (of == "parameters")
     total = sum(size * len(prob) for size, prob in zip(rows, inputs, strict=True)) + biases

@@ -1,4 +1,4 @@
-"""Runs that reach a size: they get there, say so where they do not, and go on where they stopped."""
+"""Runs that reach a size: they get there, say so where they do not, and resume where they stopped."""
 
 import signal
 import warnings
@@ -13,9 +13,9 @@ from toy_problem import Surprise, assert_equal_checkpoints, assert_equal_states,
 from l0bayes import compact, sparsify
 from l0bayes.errors import FileFormatError
 from l0bayes.inference import FitOptions, HardConcreteGuide, Target, TensorBatches, evaluate, fit
-from l0bayes.inference.size.target import Budget
+from l0bayes.inference.size.constraint import Constraint
 from l0bayes.inference.storage.files import read_tensors
-from l0bayes.inference.training.fit import _budgets
+from l0bayes.inference.training.fit import _constraints
 from l0bayes.models import MLP, Classifier
 from l0bayes.posterior.cost import cost
 
@@ -114,14 +114,14 @@ def test_epochs_at_a_time_are_the_run_at_once(options, tmp_path):
 @pytest.mark.parametrize("step", [22, 23, 24, 25, 30])
 def test_a_step_after_an_interruption_feels_what_it_would_have_felt(step, tmp_path, monkeypatch):
     """While the goal descends past the size that the network has: 25 steps an epoch, two epochs of descent."""
-    felt, penalty = [], Budget.penalty
+    felt, penalty = [], Constraint.penalty
 
     def watched(self):
         felt.append(self._pressure)
         return penalty(self)
 
-    monkeypatch.setattr(Budget, "penalty", watched)
-    monkeypatch.setattr(Budget, "reached", lambda _: 0.72)
+    monkeypatch.setattr(Constraint, "penalty", watched)
+    monkeypatch.setattr(Constraint, "reached", lambda _: 0.72)
     toy_run(Target(0.5), tmp_path / "whole", loader(2), gate_lr=0.01)
     expected = felt.copy()
     assert any(0 < pressure < 1 for pressure in expected)
@@ -158,7 +158,7 @@ def clock(monkeypatch):
         calls.append((sizes, [call() for call in functions.values()]))
         return SimpleNamespace(ratio={name: 0.2 + 0.8 * size / sizes["full"] for name, size in sizes.items()})
 
-    monkeypatch.setattr("l0bayes.inference.size.target.interleaved", timed)
+    monkeypatch.setattr("l0bayes.inference.size.constraint.interleaved", timed)
     return calls
 
 
@@ -210,4 +210,4 @@ def test_targets_of_other_layers_are_held_from_below_each_by_itself():
 def test_which_targets_are_alone_with_their_layers(patterns, alone):
     model, guide = pair()
     targets = tuple(Target(0.5, layers=pattern) for pattern in patterns)
-    assert [budget.alone for budget in _budgets(targets, model, guide, loader(), FitOptions())] == alone
+    assert [constraint.alone for constraint in _constraints(targets, model, guide, loader(), FitOptions())] == alone

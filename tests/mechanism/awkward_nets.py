@@ -38,7 +38,7 @@ class Network(Layers):
 def exactly_gated(net, *inputs, gates="unit"):
     """A network with gates, after masked = subnetwork = compacted for many gates, in evaluation and in training.
 
-    In float64, and with weights that are not those of the trial run. For networks without dropout.
+    In float64, and with weights that are not those of the equivalence check. For networks without dropout.
     """
     sparse = sparsify(net, inputs, gates=gates)
     with torch.no_grad():

@@ -50,7 +50,7 @@ class Dense(nn.Module):
 
 
 class Grouped(nn.Module):
-    """Group normalisation: whole groups of channels live and die together."""
+    """Group normalisation: whole groups of channels are coupled."""
 
     def __init__(self):
         super().__init__()

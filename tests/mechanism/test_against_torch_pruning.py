@@ -1,4 +1,4 @@
-"""Where torch-pruning's dependency graph can follow a network, it finds the same slices that live and die together."""
+"""Where torch-pruning's dependency graph can follow a network, it finds the same coupled slices."""
 
 import warnings
 

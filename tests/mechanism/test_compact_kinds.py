@@ -14,7 +14,8 @@ from torch.nn.modules.conv import _ConvNd
 from l0bayes import compact, sparsify
 from l0bayes.inference import predict
 from l0bayes.layers.fewer_heads import FewerHeads
-from l0bayes.subnetwork.compacted import compact_network, resize
+from l0bayes.subnetwork.compacted import compact_network
+from l0bayes.subnetwork.resizing import resize
 
 KINDS = pytest.mark.parametrize("kind", EXAMPLES)
 

@@ -88,7 +88,7 @@ def test_tied_parameters_stay_one_when_they_stay_alike(tmp_path):
     assert torch.equal(again(X), small(X))
 
 
-@pytest.mark.parametrize("word", ["weight", "input"])
-def test_weights_of_two_names_have_no_gates_of_their_own(word):
-    dense = sparsify(Tied(), X, gates=word).structure.dense
+@pytest.mark.parametrize("granularity", ["weight", "input"])
+def test_weights_of_two_names_have_no_gates_of_their_own(granularity):
+    dense = sparsify(Tied(), X, gates=granularity).structure.dense
     assert "is shared with 'fc2.weight'" in dense["fc1"]

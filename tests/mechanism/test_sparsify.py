@@ -10,8 +10,8 @@ from torch import nn
 from l0bayes import L0Prior, SpikeAndSlabPrior, sparsify
 from l0bayes.distributions import JointL0Prior
 from l0bayes.errors import StructureError
+from l0bayes.find_sparse import find_sparse
 from l0bayes.models import MLP, Classifier
-from l0bayes.sparsify import find_sparse
 from l0bayes.subnetwork.masked import masked_forward
 
 X = torch.zeros(2, 6)

@@ -157,14 +157,14 @@ class AtRandom(nn.Module):
         return self.last(torch.cat(made[-2:], 1))
 
 
-@pytest.mark.parametrize("word", ["unit", "input"])
+@pytest.mark.parametrize("granularity", ["unit", "input"])
 @pytest.mark.parametrize("seeds", range(6))
-def test_networks_put_together_at_random_are_exact_or_refused(seeds, word):
+def test_networks_put_together_at_random_are_exact_or_refused(seeds, granularity):
     torch.set_default_dtype(torch.float64)
     gated = 0
     for seed in range(10 * seeds, 10 * seeds + 10):
         try:
-            gated += len(exactly_gated(AtRandom(seed), torch.randn(4, 5), gates=word).groups)
+            gated += len(exactly_gated(AtRandom(seed), torch.randn(4, 5), gates=granularity).groups)
         except StructureError as error:
             assert "net has no layer" in str(error) or "different outputs" in str(error)  # noqa: PT017
     assert gated > 0

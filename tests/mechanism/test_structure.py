@@ -1,4 +1,4 @@
-"""The groups of plain networks, how patterns assign words and options to layers, and how it all prints."""
+"""The groups of plain networks, how patterns assign granularities and options to layers, and how it all prints."""
 
 import pytest
 import torch
@@ -20,8 +20,8 @@ def paper_network():
     return Finder(Roles(MLP(784, 300, 100, 10), torch.zeros(2, 784)))
 
 
-def structure(paper, word):
-    return paper.structure(dict.fromkeys(LAYERS, Request(word)))
+def structure(paper, granularity):
+    return paper.structure(dict.fromkeys(LAYERS, Request(granularity)))
 
 
 def test_input_gates_stand_on_pixels_and_on_both_hidden_layers(paper):
@@ -179,10 +179,10 @@ def test_min_units_may_be_asked_for(minimum):
     assert [(group.name, group.min_units) for group in sparse.groups] == [("fc1.unit", minimum), ("fc2.unit", 2)]
 
 
-@pytest.mark.parametrize("word", ["unit", "input"])
-def test_more_units_than_there_are_cannot_be_kept(word):
+@pytest.mark.parametrize("granularity", ["unit", "input"])
+def test_more_units_than_there_are_cannot_be_kept(granularity):
     with pytest.raises(StructureError, match="min_units: 9 for layer 'fc1'"):
-        sparsify(MLP(6, 5, 3), X, gates=word, min_units=9)
+        sparsify(MLP(6, 5, 3), X, gates=granularity, min_units=9)
 
 
 def test_words_may_differ_between_layers():

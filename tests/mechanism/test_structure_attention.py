@@ -220,7 +220,7 @@ def test_widths_written_into_views_keep_it_dense(name):
 
 
 def test_a_single_head_lives_and_dies_as_a_whole():
-    with pytest.raises(StructureError, match="q: all of its features live and die together"):
+    with pytest.raises(StructureError, match="q: all of its features are coupled"):
         sparsify(own_attention(lambda x: x, lambda x: x), tokens())
 
 

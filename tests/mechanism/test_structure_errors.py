@@ -42,7 +42,7 @@ def test_unknown_word(net, gates):
 
 @pytest.mark.parametrize("gates", [5, None, ["unit"], ("unit", "input"), {3: "unit"}, {}])
 def test_gates_that_are_neither_a_word_nor_a_mapping_from_patterns(net, gates):
-    refused("gates", "word", net=net, example_input=X, gates=gates)
+    refused("gates", "granularity", net=net, example_input=X, gates=gates)
 
 
 @pytest.mark.parametrize("value", [3, None, ["unit"], {"gates": ["unit"]}, {"gates": None}, {"gates": "unit", 3: 4}])

@@ -27,7 +27,7 @@ class Behind(nn.Linear):
 def reading(operation, *, maps=False):
     """What a layer reads behind an operation on the features a0 a1 a2 and b0 b1 b2 of two layers.
 
-    Features that live and die together go by the name of the first.
+    Coupled features go by the name of the first.
     """
     make = (lambda: nn.Conv1d(4, 3, 1)) if maps else (lambda: nn.Linear(4, 3))
     x = torch.randn(2, 4, 5) if maps else X
@@ -194,7 +194,7 @@ def test_what_is_joined_side_by_side_is_equally_wide(name):
 
 
 def together(features, number):
-    """Label 1, 2, … to the smallest label that it lives and dies with."""
+    """Label 1, 2, … to the smallest label that it is coupled with."""
     classes = features.classes().of(torch.arange(1, number + 1))
     return [int((classes == each).nonzero()[0]) + 1 for each in classes]
 

@@ -70,11 +70,11 @@ def reparametrised():
     return net
 
 
-@pytest.mark.parametrize("word", ["input", "unit"])
+@pytest.mark.parametrize("granularity", ["input", "unit"])
 @pytest.mark.parametrize("make", [nets.ByKeyword, nets.ByFunction, reparametrised])
-def test_layers_used_in_unusual_ways_are_exact_or_refused(make, word):
+def test_layers_used_in_unusual_ways_are_exact_or_refused(make, granularity):
     with contextlib.suppress(StructureError):
-        assert_exact(make(), torch.randn(3, 6), word)
+        assert_exact(make(), torch.randn(3, 6), granularity)
 
 
 @pytest.mark.parametrize("mixes", [nn.LayerNorm, nn.RMSNorm, lambda _size: nn.Softmax(-1)])

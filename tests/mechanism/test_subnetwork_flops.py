@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from flop_oracle import flops
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from l0bayes import sparsify
 from l0bayes.models import MLP, LeNet5, WideResNet
@@ -16,14 +16,6 @@ SIZES = (20, 30, 10, 5)
 def first_open(sparse, *keeps):
     """Gates of which the first so many are open, group by group."""
     return {g.name: (torch.arange(g.size) < keep).float() for g, keep in zip(sparse.groups, keeps, strict=True)}
-
-
-def flops(function, *, backward=False):
-    with FlopCounterMode(display=False) as counter:
-        output = function()
-        if backward:
-            output.sum().backward()
-    return counter.get_total_flops()
 
 
 @pytest.fixture(name="sparse")

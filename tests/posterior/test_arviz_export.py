@@ -13,9 +13,9 @@ from posterior_guides import LOG_ALPHA, classifier, many_shapes, p_nonzero
 
 from l0bayes import L0Prior, sparsify, to_arviz
 from l0bayes.errors import DataError
+from l0bayes.find_sparse import find_sparse
 from l0bayes.inference import HardConcreteGuide, fit, predict, shrink
 from l0bayes.models import MLP, Classifier, SpikeSlabRegression
-from l0bayes.sparsify import find_sparse
 from l0bayes.subnetwork.masked import masked_forward
 
 # ArviZ 0.23 announces its own refactoring whenever it is imported.

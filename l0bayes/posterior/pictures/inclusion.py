@@ -56,7 +56,7 @@ def plot_inclusion_agreement(
 
     Args:
         first: probabilities, of shape ``(p,)``.
-        second: those of another method, in the same order.
+        second: inclusion probabilities by another method, in the same order.
         ax: where to draw; a new figure if ``None``.
         labels: names of the two.
 

@@ -6,8 +6,9 @@ from torch.distributions import Categorical
 
 from l0bayes import compact, sparsify
 from l0bayes.inference import HardConcreteGuide, Target, TensorBatches, fit
-from l0bayes.inference.size.rounding import settle
-from l0bayes.inference.size.target import TOLERANCE, Budget
+from l0bayes.inference.size.constraint import Constraint
+from l0bayes.inference.size.rounding import round_to_target
+from l0bayes.inference.size.target import TOLERANCE
 from l0bayes.models import MLP, Classifier
 from l0bayes.posterior.cost import cost
 
@@ -28,13 +29,13 @@ def half_trained(seed, *, spread=1.0, centre=AT):
 
 
 def followed(targets, model, guide):
-    budgets = [Budget(target, model, guide, num_data=100, updates=10) for target in targets]
-    for budget in budgets:
-        budget.alone = not budget.others(budgets)
-    return budgets
+    constraints = [Constraint(target, model, guide, num_data=100, updates=10) for target in targets]
+    for constraint in constraints:
+        constraint.alone = not constraint.others(constraints)
+    return constraints
 
 
-def shares_by_number(guide, budget):
+def shares_by_number(guide, constraint):
     """The share for each number of open gates, the most probable ones, by brute force."""
     names = list(guide.gates())
     before = {name: guide.parameter(f"log_alpha.{name}").detach().clone() for name in names}
@@ -46,7 +47,7 @@ def shares_by_number(guide, budget):
         with torch.no_grad():
             for name, value in zip(names, opened.split([len(v) for v in before.values()]), strict=True):
                 guide.parameter(f"log_alpha.{name}").copy_(value)
-        found.append(budget.reached())
+        found.append(constraint.reached())
     with torch.no_grad():
         for name, value in before.items():
             guide.parameter(f"log_alpha.{name}").copy_(value)
@@ -59,29 +60,29 @@ def shares_by_number(guide, budget):
 def test_the_nearest_share_there_is(seed, of, off):
     model, guide = half_trained(seed)
     (now,) = followed([Target(0.5, of)], model, guide)
-    (budget,) = followed([Target(now.reached() / (1 + off), of)], model, guide)
-    possible = shares_by_number(guide, budget)
-    nearest = min(abs(share / budget.target.share - 1) for share in possible)
+    (constraint,) = followed([Target(now.reached() / (1 + off), of)], model, guide)
+    possible = shares_by_number(guide, constraint)
+    nearest = min(abs(share / constraint.target.share - 1) for share in possible)
     before = {name: value.detach().clone() for name, value in guide.named_parameters()}
-    changed = settle(model, guide, [budget])
-    assert abs(budget.excess()) <= nearest + 1e-12
+    changed = round_to_target(model, guide, [constraint])
+    assert abs(constraint.excess()) <= nearest + 1e-12
     assert changed > 0
     small = cost(compact(model, guide), torch.zeros(1, SIZES[0]))
     full = cost(model.net.net, torch.zeros(1, SIZES[0]))
-    assert getattr(small, of) / getattr(full, of) == pytest.approx(budget.reached())
+    assert getattr(small, of) / getattr(full, of) == pytest.approx(constraint.reached())
     for name, value in guide.named_parameters():  # what need not change stays as it was trained
         sure = ((before[name] - AT).abs() > 1) & ((before[name] > AT) == (value > AT))
         assert torch.equal(value[sure], before[name][sure])
-    assert settle(model, guide, [budget]) == 0
+    assert round_to_target(model, guide, [constraint]) == 0
 
 
 @pytest.mark.parametrize("off", [-0.55, 0.2, 0.01, -0.02])
 def test_what_is_far_or_near_enough_is_left_alone(off):
     model, guide = half_trained(0)
     (now,) = followed([Target(0.5)], model, guide)
-    (budget,) = followed([Target(now.reached() / (1 + off))], model, guide)
+    (constraint,) = followed([Target(now.reached() / (1 + off))], model, guide)
     before = {name: value.detach().clone() for name, value in guide.named_parameters()}
-    assert settle(model, guide, [budget]) == 0
+    assert round_to_target(model, guide, [constraint]) == 0
     assert all(torch.equal(value, before[name]) for name, value in guide.named_parameters())
 
 
@@ -89,19 +90,19 @@ def test_of_several_targets_one_decides():
     model, guide = half_trained(2)
     one, other = followed([Target(0.5), Target(0.5, "macs")], model, guide)
     targets = [Target(one.reached() * 1.2), Target(other.reached() * 1.1, "macs")]
-    budgets = followed(targets, model, guide)
-    settle(model, guide, budgets)
-    assert all(budget.excess() < TOLERANCE / 2 for budget in budgets)
-    assert max(budget.excess() for budget in budgets) > -TOLERANCE
+    constraints = followed(targets, model, guide)
+    round_to_target(model, guide, constraints)
+    assert all(constraint.excess() < TOLERANCE / 2 for constraint in constraints)
+    assert max(constraint.excess() for constraint in constraints) > -TOLERANCE
 
 
 def test_layers_by_themselves():
     model, guide = half_trained(3)
     now = followed([Target(0.5, layers="fc1"), Target(0.5, layers="fc2")], model, guide)
     targets = [Target(now[0].reached() * 1.15, layers="fc1"), Target(now[1].reached() * 0.93, layers="fc2")]
-    budgets = followed(targets, model, guide)
-    settle(model, guide, budgets)
-    assert all(abs(budget.excess()) < TOLERANCE for budget in budgets)
+    constraints = followed(targets, model, guide)
+    round_to_target(model, guide, constraints)
+    assert all(abs(constraint.excess()) < TOLERANCE for constraint in constraints)
 
 
 def data():
@@ -121,5 +122,5 @@ def test_a_short_run_ends_at_its_target(fine_tune, tmp_path):
     assert result.reached[target] == pytest.approx(0.25, rel=TOLERANCE)
     assert result.history["share"].iloc[-1] == result.reached[target]
     again = fit(model, guide, loader, target=target, **options)
-    assert again.settled == result.settled
+    assert again.rounded == again.settled == result.rounded
     assert again.reached == result.reached

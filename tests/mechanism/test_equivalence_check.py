@@ -1,4 +1,4 @@
-"""Networks that change, or draw, while they run are tried fairly."""
+"""The equivalence check is fair to networks that change, or draw, while they run."""
 
 import pytest
 import torch

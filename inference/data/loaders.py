@@ -1,11 +1,40 @@
-"""What decides the order of a loader's data besides the global random state: generators of its own, and the epoch."""
+"""What a run needs of a data loader: its length, a first look, and what decides the order of its data.
 
-from collections.abc import Iterator
+The last is, besides the global random state, generators of its own, and the epoch.
+"""
+
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 
+from l0bayes.errors import DataError
+from l0bayes.inference.system.random_state import random_state, set_random_state
+
 _PARTS = ("sampler", "batch_sampler", "dataset")
+
+
+def length(loader: Any) -> int | None:
+    """How many batches an epoch has, if the loader knows."""
+    try:
+        return len(loader)
+    except TypeError:  # a stream of data has none, whatever methods its loader has
+        return None
+
+
+def first_batch(loader: Iterable[Any]) -> Any:
+    """The first batch, without changing the random state.
+
+    Raises:
+        DataError: if there is none.
+    """
+    own = own_generators(loader)
+    state = random_state(own)
+    batch = next(iter(loader), None)
+    set_random_state(state, own)
+    if batch is None:
+        raise DataError("train_loader is empty; give it at least one batch")
+    return batch
 
 
 def own_generators(loader: Any) -> list[torch.Generator]:

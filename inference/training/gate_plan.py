@@ -1,0 +1,101 @@
+"""How a run moves its gates, phase by phase: what :class:`~l0bayes.inference.training.run.Run` asks at each step."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn  # noqa: TC002 (documented types)
+
+from l0bayes.inference.objective.loss import Objective
+from l0bayes.inference.training.fit_options import FitOptions
+
+History = Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """How far a run is.
+
+    Attributes:
+        epoch: epochs finished.
+        step: steps done in the epoch after that.
+        steps: an epoch has.
+        history: a row for each epoch finished.
+    """
+
+    epoch: int
+    step: int
+    steps: int
+    history: History = ()
+
+    @property
+    def epochs(self) -> float:
+        """Epochs that are done, the one in progress in part."""
+        return self.epoch + self.step / self.steps
+
+
+class GatePlan(ABC):
+    """What the gates do in each phase of a run.
+
+    Args:
+        objective: the loss of a batch, which a plan tells what stands in for draws of the gates.
+        options: how to train.
+
+    Attributes:
+        stored: modules of the plan's own that belong in a checkpoint, by name.
+        shapes_changed: called with the network that is trained from now on, when its parameters are others.
+    """
+
+    def __init__(self, objective: Objective, options: FitOptions) -> None:
+        self.objective = objective
+        self.options = options
+        self.model: Any = objective.model
+        self.guide: Any = objective.guide
+        self.stored: dict[str, nn.Module] = {}
+        self.shapes_changed: Callable[[nn.Module], None] = lambda _: None
+
+    @abstractmethod
+    def last_epoch(self, history: History) -> int:
+        """Epochs after which the run is over, as far as can be told by now."""
+
+    @abstractmethod
+    def begin_epoch(self, now: Moment) -> None:
+        """Sets what holds for all steps of an epoch; a resumed epoch begins so too."""
+
+    @abstractmethod
+    def begin_step(self, now: Moment) -> None:
+        """Sets what holds for the next step."""
+
+    @abstractmethod
+    def end_step(self, now: Moment) -> None:
+        """After a step, which is counted in ``now`` already."""
+
+    def see_gradients(self, rows: int) -> None:  # noqa: B027 (most plans have nothing to do here, and below)
+        """Between the backward pass of a step on so many data and the step itself."""
+
+    def end_epoch(self, epoch: int) -> None:  # noqa: B027
+        """After the steps of an epoch, before it is measured; so many are finished with it."""
+
+    @property
+    @abstractmethod
+    def averages(self) -> bool:
+        """Whether a moving average of what is trained may begin."""
+
+    @property
+    @abstractmethod
+    def keeps_its_shape(self) -> bool:
+        """Whether the network that is trained has the same shapes in every step."""
+
+    def write_back(self) -> None:  # noqa: B027
+        """Writes what was learned elsewhere into the model."""
+
+    def close(self) -> None:  # noqa: B027
+        """Leaves model and optimizer as they are outside of runs."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint notes of the plan, as JSON."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Takes up what :meth:`state` told, before modules and optimizer are loaded."""

@@ -1,0 +1,253 @@
+"""Gates moved by evidence: open, selecting, finishing.
+
+*Open*: every gate is open and none is drawn; the weights train, and each gate's evidence is gathered from their
+gradients (:mod:`l0bayes.inference.selection.evidence`). *Selecting*: gates close, those with the least evidence for
+what they cost first, along a cubic curve (Zhu and Gupta 2017, arXiv 1710.01878) down to the targets, or to where each
+gate's log-odds say; the subnetwork that is left trains all the while, and a gate that was closed may come back.
+*Finishing*: the network is compacted and trained as the plain network that it is. The guide's ``log_alpha`` holds the
+log-odds of the last decision: coordinate ascent on the ELBO, to second order in what closing a gate does.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l0bayes.find_sparse import find_sparse
+from l0bayes.inference.objective.loss import Objective
+from l0bayes.inference.selection.decision import Decider, Decision, Gates, Limit, marginal
+from l0bayes.inference.selection.evidence import Evidence
+from l0bayes.inference.selection.finishing import Finishing
+from l0bayes.inference.size.constraint import Constraint
+from l0bayes.inference.training.early_stop import until_no_better
+from l0bayes.inference.training.fit_options import OPEN_UNTIL, SELECTED_BY, FitOptions
+from l0bayes.inference.training.gate_plan import GatePlan, History, Moment
+from l0bayes.structure import GateGroup
+from l0bayes.structure.names import layer_of
+
+_DECISIONS = 64  # while selecting
+_FEW = 8  # steps of selecting below which a run is told that it is short
+_WINDOW, _AT_MOST, _STEPS = 0.01, 0.05, 50  # of the run, over which evidence is averaged, and so many steps
+_TRAINED = 200  # steps by the end of selecting that a network needs for evidence to stand against the full code cost
+_LAST = 4  # rounds of the last decision: what gates add to a size depends on which are open
+_TIMINGS = 8  # while selecting, for a latency
+_RETURNS = 2.0  # with how large a power of n/k, k of n gates being open, the last ones of a group are worth more
+_SURE = 30.0  # log-odds beyond which a probability is 0 or 1
+_MARGIN = 0.1  # in log α, by which a gate that is decided is beyond the threshold of every rule
+
+
+class GatesByEvidence(GatePlan):
+    """Three phases, whose lengths follow from the number of epochs.
+
+    Args:
+        objective: the loss of a batch.
+        options: how to train.
+        constraints: those of the targets.
+        optimizer: of all parameters; the finished network's take the places of the full one's in it.
+        num_data: size of the training set.
+        steps: that an epoch has.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        options: FitOptions,
+        constraints: Sequence[Constraint],
+        optimizer: torch.optim.Optimizer,
+        *,
+        num_data: int,
+        steps: int,
+    ) -> None:
+        super().__init__(objective, options)
+        self._constraints = tuple(constraints)
+        self._optimizer, self._num_data = optimizer, num_data
+        self._sparse = find_sparse(self.model)
+        total = options.epochs * steps
+        window = max(_WINDOW * total, min(_STEPS, _AT_MOST * total))
+        self._evidence = Evidence(self._sparse.groups, window).to(self._device)
+        self.stored = {"evidence": self._evidence}
+        self._interval = max(1, round((SELECTED_BY - OPEN_UNTIL) * total / _DECISIONS))
+        self._kl_weight = min(1.0, SELECTED_BY * total / _TRAINED) ** 2  # as evidence grows with what is learned
+        self._short = (SELECTED_BY - OPEN_UNTIL) * total < _FEW
+        self._finishing: Finishing | None = None
+        self._opened: dict[str, Tensor] = {g.name: torch.ones(g.size, dtype=torch.bool) for g in self._sparse.groups}
+        self._free = {g.name for g in self._sparse.groups if not any(_about(one, g) for one in self._constraints)}
+        self._begun = False
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._sparse.child("net").parameters()).device
+
+    # -- phases -----------------------------------------------------------------------------------------------------
+
+    def _done(self, now: Moment) -> float:
+        """Share of the run that is done; further epochs of finishing do not count."""
+        return now.epochs / self.options.epochs
+
+    def _selected(self, done: float) -> float:
+        """Share of the phase of selecting that is done."""
+        return min(1.0, max(0.0, (done - OPEN_UNTIL) / (SELECTED_BY - OPEN_UNTIL)))
+
+    def last_epoch(self, history: History) -> int:
+        """All epochs; patience begins with the first epoch that is all finishing."""
+        begin = int(-(-SELECTED_BY * self.options.epochs // 1))
+        patient = until_no_better(history[begin:], self.options.patience)
+        asked = self.options.epochs + self.options.fine_tune
+        return asked if patient is None else min(asked, begin + patient)
+
+    def begin_epoch(self, now: Moment) -> None:
+        """Opens all gates at the start."""
+        self.objective.kl_weight = 1.0
+        if not self._begun and now.epochs == 0:
+            nothing = {name: torch.full((len(gates),), _SURE) for name, gates in self._opened.items()}
+            self._write(Decision(self._opened, nothing))
+        self._begun = True
+        self._hold()
+
+    def begin_step(self, now: Moment) -> None:
+        """Decides, where a decision is due, and compacts once all are made."""
+        done = self._done(now)
+        if done >= SELECTED_BY:
+            if self._finishing is None:
+                self._decide_for_good()
+                self._finish()
+        elif done >= OPEN_UNTIL and (now.epoch * now.steps + now.step) % self._interval == 0:
+            self._decide(self._selected(done))
+
+    def end_step(self, now: Moment) -> None:
+        """Nothing is left to do."""
+
+    def see_gradients(self, rows: int) -> None:
+        """Gathers evidence, until gates are decided."""
+        if self._finishing is None:
+            opened = {name: gates.to(self._device) for name, gates in self._opened.items()}
+            self._evidence.update(self._sparse.child("net"), opened, min(1.0, rows / self._num_data))
+
+    # -- deciding ---------------------------------------------------------------------------------------------------
+
+    def _worth(self) -> dict[str, Tensor]:
+        """Evidence in nats; none for gates that have nothing alive to decide over."""
+        alive = marginal(self._sparse.live_cost().amount, self._opened)
+        found = {}
+        for name, nats in self._evidence.nats().items():
+            scarcity = len(nats) / max(1, int(self._opened[name].sum())) if name not in self._free else 1.0
+            found[name] = torch.where(alive[name] > 0, nats.cpu().double() * scarcity**_RETURNS, 0)
+        return found
+
+    def _code_cost(self) -> Callable[[Gates], Tensor] | None:
+        """What open gates cost under the prior, in nats; a target takes its place in the layers it is about."""
+        others = {name: gates.double() for name, gates in self._opened.items() if name not in self._free}
+        return (lambda gates: self._prior_cost({**gates, **others})) if self._free else None
+
+    def _prior_cost(self, gates: Gates) -> Tensor:
+        return self._sparse.prior_cost({name: gate.to(self._device) for name, gate in gates.items()}).cpu()
+
+    def _decide(self, selected: float, *, fill: bool = False) -> None:
+        """Closes as much as should be closed by now, cubically in the share of the phase that is done."""
+        left = (1 - selected) ** 3
+        limits = [Limit(one.size_of, one.target.share + (1 - one.target.share) * left) for one in self._constraints]
+        cost = self._code_cost()
+        if cost is not None:  # evidence needs steps to answer to what has closed: not all may go at once
+            everything = {name: torch.ones_like(gates).double() for name, gates in self._opened.items()}
+            limits.append(Limit(cost, left * float(cost(everything)), self._kl_weight))
+        least = {group.name: group.min_units for group in self._sparse.groups}
+        decision = Decider(self._opened, self._worth(), least).decide(limits, fill=fill)
+        for one, multiplier in zip(self._constraints, decision.multipliers, strict=False):
+            one.multiplier = multiplier
+        self._opened = decision.opened
+        self._write(decision)
+        self._hold()
+
+    def _decide_for_good(self) -> None:
+        for _ in range(_LAST):
+            self._decide(1.0, fill=True)
+            for one in self._constraints:
+                one.measure()
+        if self._short:
+            warnings.warn(
+                f"epochs={self.options.epochs} leave fewer than {_FEW} steps for choosing gates: what is kept is "
+                "little better than chance. Train for longer, or with smaller batches",
+                stacklevel=2,
+            )
+
+    @torch.no_grad()
+    def _write(self, decision: Decision) -> None:
+        """Tells the guide: P(z ≠ 0) from the log-odds, and test-time gates that are exactly 0 or 1."""
+        for name, gate in self.guide.gates().items():
+            if name not in decision.opened:
+                continue
+            zero, one = torch.log(-gate.gamma / gate.zeta), torch.log((1 - gate.gamma) / (gate.zeta - 1))
+            log_alpha = decision.log_odds[name].to(zero).clamp(-_SURE, _SURE) + gate.beta * zero
+            least = torch.maximum(one, one * gate.beta) + _MARGIN
+            most = torch.minimum(zero, zero * gate.beta) - _MARGIN
+            opened = decision.opened[name].to(zero.device)
+            self.guide.parameter(f"log_alpha.{name}").copy_(
+                torch.where(opened, torch.maximum(log_alpha, least), torch.minimum(log_alpha, most))
+            )
+
+    def _hold(self) -> None:
+        """Lets the objective run the network of the gates as they are decided by now."""
+        gates = {name: opened.to(self._device).float() for name, opened in self._opened.items()}
+        self.objective.fixed_gates = gates
+        self.objective.penalties = (partial(self._sparse.slab_penalty, gates),)
+        if self._finishing is not None:
+            self.objective.stand_in = self._finishing.net
+        else:
+            everything = all(bool(opened.all()) for opened in self._opened.values())
+            self.objective.stand_in = self._sparse.child("net") if everything else None
+
+    # -- finishing --------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        """Compacts; from here on the small network is trained."""
+        self._optimizer.zero_grad()
+        self._finishing = Finishing(self._sparse, self._opened)
+        self._finishing.take_place(self._optimizer)
+        self.stored["finishing"] = self._finishing.net
+        self._hold()
+        self.shapes_changed(self._finishing.net)
+
+    @property
+    def averages(self) -> bool:
+        """Once finishing has begun."""
+        return self._finishing is not None
+
+    @property
+    def keeps_its_shape(self) -> bool:
+        """While all gates are open, and once they are decided."""
+        return self.objective.stand_in is not None
+
+    def write_back(self) -> None:
+        """Writes the finished network's parameters into the full one's."""
+        if self._finishing is not None:
+            self._finishing.write_back()
+
+    def close(self) -> None:
+        """Writes back, and gives the optimizer the full network's parameters."""
+        self.write_back()
+        if self._finishing is not None:
+            self._finishing.give_back(self._optimizer)
+        self.objective.stand_in, self.objective.fixed_gates, self.objective.penalties = None, None, ()
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Which gates are open, and whether the network is compacted."""
+        opened = {name: gates.nonzero().squeeze(1).tolist() for name, gates in self._opened.items()}
+        return {"opened": opened, "finishing": self._finishing is not None}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes them up."""
+        for name, numbers in state["opened"].items():
+            self._opened[name] = torch.zeros_like(self._opened[name]).index_fill(0, torch.tensor(numbers).long(), True)  # noqa: FBT003
+        self._begun = True
+        if state["finishing"]:
+            self._finish()
+
+
+def _about(constraint: Constraint, group: GateGroup) -> bool:
+    """Whether a target is about a layer that a group decides over."""
+    return bool(constraint.layers & {group.layer, *(layer_of(part.tensor) for part in group.slices)})

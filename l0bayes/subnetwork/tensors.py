@@ -1,0 +1,42 @@
+"""The tensors of a network by name, and what is left of a tensor, in the layout in memory that it had."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from l0bayes.compat import own_buffers, own_modules, own_parameters
+
+Kept = tuple[tuple[int, Tensor], ...]  # dimensions of a tensor, and the indices along them that are kept
+Positions = Mapping[str, Kept]  # tensor name to what is kept of it; tensors of which all is kept are not named
+Replaced = list[tuple[nn.Parameter, nn.Parameter, Kept]]  # old parameters, new ones, what the new ones keep
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def tensor_of(net: nn.Module, name: str) -> Tensor:
+    """A parameter or buffer by its dotted name."""
+    *path, attribute = name.split(".")
+    module: Any = net
+    for part in path:
+        module = own_modules(module)[part]
+    tensor = own_parameters(module).get(attribute)
+    return cast("Tensor", own_buffers(module)[attribute] if tensor is None else tensor)
+
+
+def narrow(tensor: Tensor, kept: Kept) -> Tensor:
+    """The entries of a tensor at the given indices along the given dimensions, as a tensor of its own."""
+    layout = _CHANNELS_LAST.get(tensor.dim(), torch.contiguous_format)
+    laid_out = tensor.is_contiguous(memory_format=layout) and not tensor.is_contiguous()
+    for dim, keep in kept:
+        tensor = tensor.index_select(dim, keep.to(tensor.device))
+    return tensor.detach().clone(memory_format=layout if laid_out else torch.contiguous_format)
+
+
+def laid_out_as(whole: Tensor, part: Tensor) -> Tensor:
+    """A part of a tensor with its channels last in memory, if the whole has them there: selecting loses that."""
+    layout = _CHANNELS_LAST.get(whole.dim())
+    if layout is None or part is whole or whole.is_contiguous() or not whole.is_contiguous(memory_format=layout):
+        return part
+    return part.contiguous(memory_format=layout)
