@@ -89,6 +89,7 @@ def test_floors_map_to_their_folders():
     assert PYPROJECT["tool"]["setuptools"]["package-dir"] == mapped
 
 
+@pytest.mark.skipif((ROOT / "PKG-INFO").exists(), reason="a source distribution, whose folders are there once")
 @pytest.mark.parametrize(("link", "target"), LINKS.items())
 def test_links_let_the_checkout_be_imported(link, target):
     path = ROOT / link
