@@ -1,16 +1,24 @@
-# Everything runs in .venv, which the first target that needs it makes. Nothing but Python >= 3.11 is assumed.
+# Everything runs in .venv, which the first target that needs it makes, with the versions of constraints.txt. Nothing
+# but Python >= 3.11 is assumed.
 PYTHON ?= python3
 BIN := .venv/bin
+LOCK := constraints.txt
+# What is built is built with the setuptools of the lock too.
+INSTALL := $(BIN)/python -m pip install --quiet --constraint $(LOCK) --build-constraint $(LOCK)
 # Small matrices do not need a thread each, and threads that wait for one another slow a busy machine down.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint format notebooks benchmarks clean
+.PHONY: help demo test lint format notebooks benchmarks matrix lock hooks clean
+.DEFAULT_GOAL := help
 
-.venv/ready: pyproject.toml
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*  ## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-11s %s\n", $$1, $$2 }'
+
+.venv/ready: pyproject.toml $(LOCK)
 	$(PYTHON) -c 'import sys; sys.exit("l0bayes needs Python 3.11 or newer: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint $(LOCK) --upgrade pip
+	$(INSTALL) --upgrade setuptools --editable '.[dev]'
 	touch $@
 
 demo: .venv/ready  ## train, compact and draw, on digits that come with scikit-learn
@@ -22,24 +30,35 @@ test: .venv/ready  ## the tests, in under ten minutes
 lint: .venv/ready  ## ruff, and mypy on the installed package, from outside the checkout
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build && $(BIN)/python -m pip install --quiet --no-deps --target build/types .
+	rm -rf build && $(INSTALL) --no-deps --target build/types .
 	cd build && MYPYPATH=types ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p l0bayes
+	rm -rf build  # what a build leaves here would go into the next wheel, modules that have moved since included
 
-format: .venv/ready
+format: .venv/ready  ## ruff's formatter, and what ruff can mend by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 notebooks: .venv/ready  ## run every notebook from its text source
 	$(BIN)/python notebooks/run.py
 
-benchmarks: .venv/ready  ## measure again what README reports
+benchmarks: .venv/ready  ## measure again what README reports, but for what needs data that is not here
 	$(BIN)/python benchmarks/draws.py
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python benchmarks/inclusion.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/forward.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/zoo.py
 
-clean:
+matrix:  ## the tests with the oldest, the locked and the newest versions, each in an environment of its own
+	$(PYTHON) .ci/matrix
+
+lock:  ## choose the versions of constraints.txt anew
+	PYTHON=$(PYTHON) .ci/lock
+
+hooks: .venv/ready  ## style and types at every commit, if pre-commit is installed
+	pre-commit install
+
+clean:  ## remove all that was made here
 	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

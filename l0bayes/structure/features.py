@@ -115,7 +115,8 @@ class Features:
 
         self._tie_sums(torch.zeros(0, dtype=torch.int64) if read is None else read)
         size = self._count + 1
-        ties = torch.cat(self._ties, dim=1).numpy() if self._ties else np.zeros((2, 0), dtype=np.int64)
+        # csgraph counts in int32; older SciPy takes int64 for an error that it does not raise, and returns nonsense.
+        ties = torch.cat(self._ties, dim=1).numpy().astype(np.int32) if self._ties else np.zeros((2, 0), dtype=np.int32)
         graph = coo_array((np.ones(ties.shape[1], dtype=np.int8), (ties[0], ties[1])), shape=(size, size))
         _, number = connected_components(graph, directed=False)
         return Classes(torch.as_tensor(number, dtype=torch.int64), self._frozen, self._mixed)

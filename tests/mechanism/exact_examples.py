@@ -44,8 +44,8 @@ class Dense(nn.Module):
 
     def forward(self, x):
         features = [self.stem(x)]
-        for norm, conv in zip(self.norms, self.convs, strict=False):
-            features.append(conv(norm(torch.cat(features, 1)).relu()))
+        for number, conv in enumerate(self.convs):  # torch.export of torch 2.6 takes every zip for a strict one
+            features.append(conv(self.norms[number](torch.cat(features, 1)).relu()))
         return self.fc(self.norms[3](torch.cat(features, 1)).relu().mean((2, 3)))
 
 
