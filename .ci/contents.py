@@ -1,4 +1,4 @@
-"""The wheel, which is made from the sdist, has every module of the tree once and nothing else; the sdist has no links."""
+"""The wheel, made from the sdist, has every module of the tree once and nothing else; the sdist has no links."""
 
 import sys
 import tarfile
