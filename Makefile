@@ -16,7 +16,7 @@ help:  ## this list
 
 .venv/ready: pyproject.toml $(LOCK)
 	$(PYTHON) -c 'import sys; sys.exit("l0bayes needs Python 3.11 or newer: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv  # from nothing: no package of before stays
 	$(BIN)/python -m pip install --quiet --constraint $(LOCK) --upgrade pip
 	$(INSTALL) --upgrade setuptools --editable '.[dev]'
 	touch $@
@@ -57,8 +57,8 @@ matrix:  ## the tests with the oldest, the locked and the newest versions, each 
 lock:  ## choose the versions of constraints.txt anew
 	PYTHON=$(PYTHON) .ci/lock
 
-hooks: .venv/ready  ## style and types at every commit, if pre-commit is installed
-	pre-commit install
+hooks: .venv/ready  ## style at every commit and types at every push, if pre-commit is installed
+	pre-commit install --hook-type pre-commit --hook-type pre-push
 
 clean:  ## remove all that was made here
 	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

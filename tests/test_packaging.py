@@ -132,3 +132,9 @@ def test_the_lock_covers_what_is_required():
         elif release(versions[normal(name)]) < release(bound):
             below.append(f"{requirement}, locked {versions[normal(name)]}")
     assert (missing, below) == ([], [])
+
+
+@pytest.mark.skipif(not (ROOT / "CITATION.cff").exists(), reason="not part of this copy")
+def test_the_citation_is_of_this_version():
+    (version,) = re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    assert version == PROJECT["version"]
