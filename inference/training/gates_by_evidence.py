@@ -39,7 +39,7 @@ _WINDOW, _AT_MOST, _STEPS = 0.01, 0.05, 50  # of the run, over which evidence is
 _TRAINED = 200  # steps by the end of selecting that a network needs for evidence to stand against the full code cost
 _LAST = 4  # rounds of the last decision: what gates add to a size depends on which are open
 _TIMINGS = 8  # while selecting, for a latency
-_RETURNS = 2.0  # with how large a power of n/k, k of n gates being open, the last ones of a group are worth more
+_RETURNS = 2.0  # the power of n/k with which the k-th best of n units of a group is worth more than evidence says
 _SURE = 30.0  # log-odds beyond which a probability is 0 or 1
 _MARGIN = 0.1  # in log α, by which a gate that is decided is beyond the threshold of every rule
 
@@ -141,8 +141,8 @@ class GatesByEvidence(GatePlan):
         alive = marginal(self._sparse.live_cost().amount, self._opened)
         found = {}
         for name, nats in self._evidence.nats().items():
-            scarcity = len(nats) / max(1, int(self._opened[name].sum())) if name not in self._free else 1.0
-            found[name] = torch.where(alive[name] > 0, nats.cpu().double() * scarcity**_RETURNS, 0)
+            worth = torch.where(alive[name] > 0, nats.cpu().double(), 0)
+            found[name] = worth if name in self._free else worth * _scarcity(worth)
         return found
 
     def _code_cost(self) -> Callable[[Gates], Tensor] | None:
@@ -255,6 +255,17 @@ class GatesByEvidence(GatePlan):
         self._begun = True
         if state["finishing"]:
             self._finish()
+
+
+def _scarcity(worth: Tensor) -> Tensor:
+    """By how much more a unit is worth because of how few would be left of its group without it.
+
+    What n units of a group do, k of them do with a loss that grows like n²/k, if they are redundant estimates of the
+    same thing: the k-th best is worth (n/k)² times what its evidence, gathered beside all others, says.
+    """
+    best_first = worth.argsort(descending=True)
+    places = torch.empty_like(best_first).scatter_(0, best_first, torch.arange(1, len(worth) + 1))
+    return (len(worth) / places.double()) ** _RETURNS
 
 
 def _about(constraint: Constraint, group: GateGroup) -> bool:
