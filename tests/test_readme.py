@@ -25,6 +25,7 @@ def blocks() -> list[str]:
     return found
 
 
+@pytest.mark.filterwarnings("ignore:epochs=2 leave fewer")
 def test_the_engineers_lines(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     x, y = load_digits(return_X_y=True)

@@ -103,7 +103,10 @@ class TrainOptions(FitOptions):
         if gated:
             return options
         epochs = self.epochs + self.fine_tune
-        return options.changed(epochs=epochs, fine_tune=0, shrink_below=None, num_particles=1, antithetic=False)
+        by_evidence = self.selection != "svi" and not self.of_drawn_gates
+        schedule = self.schedule or ("late_cosine" if by_evidence else "constant")
+        of_gates = {"shrink_below": None, "num_particles": 1, "antithetic": False, "selection": None}
+        return options.changed(epochs=epochs, fine_tune=0, schedule=schedule, **of_gates)
 
     @property
     def asked_gates(self) -> Any:

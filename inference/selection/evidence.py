@@ -19,7 +19,8 @@ class Evidence(nn.Module):
 
     A batch of B of N data with slope g = ∂(−ELBO)/∂z, in nats over the data set, tells (B/N) g² of F: its mean is
     Σₙ (∂ℓₙ/∂z)² where the mean slope vanishes, as it does once the weights have settled, and more where it does not.
-    Gates that are closed keep what was last seen of them. A module, so that it is saved and resumed with the others.
+    Gates that are closed keep what was last seen of them, relative to those that are open: all evidence falls as the
+    network learns, and what is old would seem better than what is new. A module, so that it is saved and resumed.
 
     Args:
         groups: the gate groups.
@@ -44,12 +45,21 @@ class Evidence(nn.Module):
             share: of the data set in the step, B/N.
         """
         parameters = dict(net.named_parameters())
+        before = self._total(opened)
         for group in self._groups:
             seen = share * slope(group, parameters).square()
             average, weight = (self.get_buffer(_buffer(kind, group)) for kind in ("average", "weight"))
             moved = self._rate * opened[group.name].to(average)
             average.addcmul_(moved, seen - average)
             weight.addcmul_(moved, 1 - weight)
+        drift = torch.where(before > 0, self._total(opened) / before, 1.0)
+        for group in self._groups:
+            average = self.get_buffer(_buffer("average", group))
+            average.copy_(torch.where(opened[group.name], average, average * drift))
+
+    def _total(self, opened: Mapping[str, Tensor]) -> Tensor:
+        """Evidence of all gates that are open."""
+        return torch.stack([nats @ opened[name].to(nats) for name, nats in self.nats().items()]).sum()
 
     @torch.no_grad()
     def nats(self) -> dict[str, Tensor]:

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from l0bayes.find_sparse import find_sparse, sparse_modules
 from l0bayes.inference.guide.hard_concrete_guide import HardConcreteGuide
-from l0bayes.shrunken import Replaced, remove_units
+from l0bayes.shrunken import remove_units
 from l0bayes.sparse_module import SparseModule
-from l0bayes.subnetwork.tensors import Kept, narrow
+from l0bayes.subnetwork.tensors import Kept, Replaced, narrow
 
 
 @torch.no_grad()

@@ -167,7 +167,7 @@ def fit(
         finally:
             gates.close()
         reached = {constraint.target: constraint.reached() for constraint in constraints}
-    _warn_of_missed(constraints, reached)
+    _warn_of_missed(constraints, reached, at_most=asked.selection == "evidence")
     rounded = gates.rounded if isinstance(gates, DrawnGates) else 0
     return FitResult(pd.DataFrame(run.progress.history), run.checkpoint, reached, rounded, asked.selection or "svi")
 
@@ -221,11 +221,12 @@ def _measure(run: Run, validation_loader: Batches | None) -> dict[str, float]:
     return row
 
 
-def _warn_of_missed(constraints: Sequence[Constraint], reached: dict[Target, float]) -> None:
+def _warn_of_missed(constraints: Sequence[Constraint], reached: dict[Target, float], *, at_most: bool) -> None:
+    """Tells of targets that were not reached; by evidence, a network is below one where no further gate fits."""
     for one in constraints:
         target, ratio = one.target, reached[one.target]
         decided = any(reached[other.target] > (1 - TOLERANCE) * other.target.share for other in one.others(constraints))
-        if ratio < target.share and decided:
+        if ratio < target.share and (decided or at_most):
             continue  # it is met, by a narrower target on the same layers
         if abs(ratio / target.share - 1) > TOLERANCE:
             warnings.warn(

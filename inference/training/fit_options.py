@@ -11,9 +11,7 @@ OptimizerName = Literal["adam", "sgd"]
 Schedule = Literal["constant", "cosine", "late_cosine", "steps"]
 Selection = Literal["evidence", "svi"]
 
-# Shares of the epochs: all gates are open until the first, the rate falls from the second on, and gates are decided by
-# the third, where finishing begins.
-OPEN_UNTIL, COOLING_FROM, SELECTED_BY = 1 / 8, 3 / 8, 3 / 4
+COOLING_FROM = 3 / 8  # of the epochs, where the late cosine begins
 
 _NUMBERS: dict[str, tuple[str, Any]] = {
     "lr": ("> 0", lambda v: v > 0),
@@ -36,12 +34,6 @@ class FitOptions:
     Attributes:
         epochs: passes over the data, at least 1; with ``selection="svi"`` those with gates drawn anew in each step.
         fine_tune: further passes with the gates fixed at their test-time values: only what is left is trained.
-        selection: how gates are moved. ``"evidence"``: all are open at first; then those close for which the data say
-            least, against what they cost; for most of the run the network that is left is trained by itself, see
-            :mod:`l0bayes.inference.training.gates_by_evidence`. ``"svi"``: gates are drawn in each step and follow
-            their gradients, the paper's way. ``None``: evidence for networks made by ``sparsify`` with point weights,
-            unless an option is given that only drawn gates have (``gate_lr``, ``kl_warmup``, ``num_particles``,
-            ``antithetic``, ``independent_draws``, ``shrink_below``); svi for everything else.
         lr: learning rate of weights and of ``loc`` and ``log_scale``. With ``"sgd"`` it is that of the mean loss.
         gate_lr: learning rate of the gates, of Adam; no schedule touches it.
         optimizer: ``"adam"``, or ``"sgd"`` with Nesterov momentum for everything but gates.
@@ -67,12 +59,17 @@ class FitOptions:
         bf16: run the network in bfloat16 autocast; gates, KLs and parameters stay float32.
         compile: run the network through ``torch.compile`` while it keeps its shape: in fine-tuning, or without gates.
         channels_last: keep images and convolutions in that layout.
+        selection: how gates are moved. ``"evidence"``: all are open at first; then those close for which the data say
+            least, against what they cost; for most of the run the network that is left is trained by itself, see
+            :mod:`l0bayes.inference.training.gates_by_evidence`. ``"svi"``: gates are drawn in each step and follow
+            their gradients, the paper's way. ``None``: evidence for networks made by ``sparsify`` with point weights,
+            unless an option is given that only drawn gates have (``gate_lr``, ``kl_warmup``, ``num_particles``,
+            ``antithetic``, ``independent_draws``, ``shrink_below``); svi for everything else.
         draws_apart: what ``independent_draws`` was called before; deprecated.
     """
 
     epochs: int = 100
     fine_tune: int = 0
-    selection: Selection | None = None
     lr: float = 1e-3
     gate_lr: float = 1e-2
     optimizer: OptimizerName = "adam"
@@ -91,6 +88,7 @@ class FitOptions:
     bf16: bool = False
     compile: bool = False
     channels_last: bool = False
+    selection: Selection | None = None
     draws_apart: bool | None = None
 
     def __post_init__(self) -> None:

@@ -2,12 +2,14 @@
 
 *Open*: every gate is open and none is drawn; the weights train, and each gate's evidence is gathered from their
 gradients (:mod:`l0bayes.inference.selection.evidence`). *Selecting*: gates close, those with the least evidence for
-what they cost first, along a cubic curve (Zhu and Gupta 2017, arXiv 1710.01878) down to the targets, or to where each
-gate's log-odds say; the subnetwork that is left trains all the while, and a gate that was closed may come back.
-*Finishing*: the network is compacted and trained as the plain network that it is. The guide's ``log_alpha`` holds the
-log-odds of the last decision: coordinate ascent on the ELBO, to second order in what closing a gate does.
+what they cost first, along a cubic curve (Zhu and Gupta 2017, arXiv 1710.01878; of a higher power in long runs, since
+evidence needs steps, not epochs, and size is time) down to the targets, or to where each gate's log-odds say; the
+subnetwork that is left trains all the while, and a gate that was closed may come back. *Finishing*: the network is
+compacted and trained as the plain network that it is. The guide's ``log_alpha`` holds the log-odds of the last
+decision: coordinate ascent on the ELBO, to second order in what closing a gate does.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -23,18 +25,21 @@ from l0bayes.inference.selection.evidence import Evidence
 from l0bayes.inference.selection.finishing import Finishing
 from l0bayes.inference.size.constraint import Constraint
 from l0bayes.inference.training.early_stop import until_no_better
-from l0bayes.inference.training.fit_options import OPEN_UNTIL, SELECTED_BY, FitOptions
+from l0bayes.inference.training.fit_options import FitOptions
 from l0bayes.inference.training.gate_plan import GatePlan, History, Moment
 from l0bayes.structure import GateGroup
 from l0bayes.structure.names import layer_of
 
+_OPEN, _OPEN_STEPS = 1 / 8, 500  # of the run for which all gates are open, and steps after which that is long enough
+_SELECTED = 3 / 4  # of the run, by which gates are decided
+_POWER, _SLOW = 3.0, 1000  # of the curve along which gates close; steps for each of its powers in runs that are long
 _DECISIONS = 64  # while selecting
 _FEW = 8  # steps of selecting below which a run is told that it is short
 _WINDOW, _AT_MOST, _STEPS = 0.01, 0.05, 50  # of the run, over which evidence is averaged, and so many steps
 _TRAINED = 200  # steps by the end of selecting that a network needs for evidence to stand against the full code cost
 _LAST = 4  # rounds of the last decision: what gates add to a size depends on which are open
 _TIMINGS = 8  # while selecting, for a latency
-_RETURNS = 2.0  # with how large a power of n/k, k of n gates being open, the last ones of a group are worth more
+_RETURNS = 2.0  # the power of n/k with which the k-th best of n units of a group is worth more than evidence says
 _SURE = 30.0  # log-odds beyond which a probability is 0 or 1
 _MARGIN = 0.1  # in log α, by which a gate that is decided is beyond the threshold of every rule
 
@@ -69,9 +74,12 @@ class GatesByEvidence(GatePlan):
         window = max(_WINDOW * total, min(_STEPS, _AT_MOST * total))
         self._evidence = Evidence(self._sparse.groups, window).to(self._device)
         self.stored = {"evidence": self._evidence}
-        self._interval = max(1, round((SELECTED_BY - OPEN_UNTIL) * total / _DECISIONS))
-        self._kl_weight = min(1.0, SELECTED_BY * total / _TRAINED) ** 2  # as evidence grows with what is learned
-        self._short = (SELECTED_BY - OPEN_UNTIL) * total < _FEW
+        self._open = min(_OPEN, _OPEN_STEPS / total)
+        selecting = (_SELECTED - self._open) * total  # steps
+        self._power = max(_POWER, selecting / _SLOW)
+        self._interval = max(1, round(selecting / (_DECISIONS * self._power / _POWER)))
+        self._kl_weight = min(1.0, _SELECTED * total / _TRAINED) ** 2  # as evidence grows with what is learned
+        self._short = selecting < _FEW
         self._finishing: Finishing | None = None
         self._opened: dict[str, Tensor] = {g.name: torch.ones(g.size, dtype=torch.bool) for g in self._sparse.groups}
         self._free = {g.name for g in self._sparse.groups if not any(_about(one, g) for one in self._constraints)}
@@ -89,11 +97,11 @@ class GatesByEvidence(GatePlan):
 
     def _selected(self, done: float) -> float:
         """Share of the phase of selecting that is done."""
-        return min(1.0, max(0.0, (done - OPEN_UNTIL) / (SELECTED_BY - OPEN_UNTIL)))
+        return min(1.0, max(0.0, (done - self._open) / (_SELECTED - self._open)))
 
     def last_epoch(self, history: History) -> int:
         """All epochs; patience begins with the first epoch that is all finishing."""
-        begin = int(-(-SELECTED_BY * self.options.epochs // 1))
+        begin = math.ceil(_SELECTED * self.options.epochs)
         patient = until_no_better(history[begin:], self.options.patience)
         asked = self.options.epochs + self.options.fine_tune
         return asked if patient is None else min(asked, begin + patient)
@@ -110,11 +118,11 @@ class GatesByEvidence(GatePlan):
     def begin_step(self, now: Moment) -> None:
         """Decides, where a decision is due, and compacts once all are made."""
         done = self._done(now)
-        if done >= SELECTED_BY:
+        if done >= _SELECTED:
             if self._finishing is None:
                 self._decide_for_good()
                 self._finish()
-        elif done >= OPEN_UNTIL and (now.epoch * now.steps + now.step) % self._interval == 0:
+        elif done >= self._open and (now.epoch * now.steps + now.step) % self._interval == 0:
             self._decide(self._selected(done))
 
     def end_step(self, now: Moment) -> None:
@@ -133,8 +141,8 @@ class GatesByEvidence(GatePlan):
         alive = marginal(self._sparse.live_cost().amount, self._opened)
         found = {}
         for name, nats in self._evidence.nats().items():
-            scarcity = len(nats) / max(1, int(self._opened[name].sum())) if name not in self._free else 1.0
-            found[name] = torch.where(alive[name] > 0, nats.cpu().double() * scarcity**_RETURNS, 0)
+            worth = torch.where(alive[name] > 0, nats.cpu().double(), 0)
+            found[name] = worth if name in self._free else worth * _scarcity(worth)
         return found
 
     def _code_cost(self) -> Callable[[Gates], Tensor] | None:
@@ -145,9 +153,10 @@ class GatesByEvidence(GatePlan):
     def _prior_cost(self, gates: Gates) -> Tensor:
         return self._sparse.prior_cost({name: gate.to(self._device) for name, gate in gates.items()}).cpu()
 
+    @torch.no_grad()
     def _decide(self, selected: float, *, fill: bool = False) -> None:
-        """Closes as much as should be closed by now, cubically in the share of the phase that is done."""
-        left = (1 - selected) ** 3
+        """Closes as much as should be closed by now, along the curve, in the share of the phase that is done."""
+        left = (1 - selected) ** self._power
         limits = [Limit(one.size_of, one.target.share + (1 - one.target.share) * left) for one in self._constraints]
         cost = self._code_cost()
         if cost is not None:  # evidence needs steps to answer to what has closed: not all may go at once
@@ -246,6 +255,17 @@ class GatesByEvidence(GatePlan):
         self._begun = True
         if state["finishing"]:
             self._finish()
+
+
+def _scarcity(worth: Tensor) -> Tensor:
+    """By how much more a unit is worth because of how few would be left of its group without it.
+
+    What n units of a group do, k of them do with a loss that grows like n²/k, if they are redundant estimates of the
+    same thing: the k-th best is worth (n/k)² times what its evidence, gathered beside all others, says.
+    """
+    best_first = worth.argsort(descending=True)
+    places = torch.empty_like(best_first).scatter_(0, best_first, torch.arange(1, len(worth) + 1))
+    return (len(worth) / places.double()) ** _RETURNS
 
 
 def _about(constraint: Constraint, group: GateGroup) -> bool:

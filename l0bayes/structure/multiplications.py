@@ -61,7 +61,7 @@ def _summed_batch(call: Call) -> int:
 def _convolution(call: Call) -> int:
     """Every weight at every place: of the output, or of the input where the convolution is a transposed one."""
     transposed = call.bound.get("transposed", "transpose" in call.name)
-    places = call.bound.get("input", call.bound.get("self")) if transposed else call.first_out
+    places: Any = call.bound.get("input", call.bound.get("self")) if transposed else call.first_out
     return int(places.numel() // places.shape[1] * call["weight"].numel()) if places.numel() else 0
 
 

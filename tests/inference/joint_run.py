@@ -1,4 +1,4 @@
-"""What each process of test_processes.py runs: ``python joint_run.py OUT DTYPE APART [KILL_AT]``."""
+"""What each process of test_processes.py runs: ``python joint_run.py OUT HOW [KILL_AT]``."""
 
 import os
 import signal
@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from toy_problem import Surprise, blobs, pair
 
-from l0bayes.inference import TensorBatches, fit
+from l0bayes.inference import Target, TensorBatches, fit
 from l0bayes.inference.storage.files import write_tensors
 from l0bayes.inference.system.processes import Processes, join_processes
 
 EPOCHS = 6
 
 
-def train(out, apart=False, kill_at=None, epochs=EPOCHS):
+def train(out, how="alike", kill_at=None, epochs=EPOCHS):
+    """``how``: "alike" or "apart" draws of the gates in the processes, or gates moved by "evidence"."""
     torch.set_default_dtype(torch.float64)
     join_processes()
     processes = Processes()
@@ -30,8 +31,10 @@ def train(out, apart=False, kill_at=None, epochs=EPOCHS):
         loader,
         epochs=epochs,
         checkpoint=Path(out) / "run.checkpoint",
-        independent_draws=apart,
-        num_particles=2 if apart else 1,
+        independent_draws=how == "apart",
+        num_particles=2 if how == "apart" else 1,
+        selection="evidence" if how == "evidence" else "svi",
+        target=Target(0.5) if how == "evidence" else (),
         progress=False,
     )
     states = {**model.state_dict(prefix="model."), **guide.state_dict(prefix="guide.")}
@@ -41,4 +44,4 @@ def train(out, apart=False, kill_at=None, epochs=EPOCHS):
 
 
 if __name__ == "__main__":
-    train(sys.argv[1], sys.argv[2] == "apart", int(sys.argv[3]) if len(sys.argv) > 3 else None)
+    train(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else None)

@@ -5,11 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from drawn import fit
 from torch import nn
 from toy_problem import ROWS, assert_equal_states, blobs, loader, pair, state
 
 from l0bayes import compact, sparsify
-from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, TensorBatches, fit, predict
+from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, TensorBatches, predict
 from l0bayes.models import Classifier
 
 

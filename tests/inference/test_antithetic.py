@@ -6,11 +6,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from drawn import fit
 from pyro import poutine
 from toy_problem import blobs, loader, pair
 
 from l0bayes import HardConcrete, L0Prior, SpikeAndSlabPrior
-from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, fit
+from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide
 from l0bayes.inference.objective.antithetic import Antithetic
 
 GATES = 4

@@ -7,12 +7,12 @@ import random
 import numpy as np
 import pytest
 import torch
+from drawn import fit
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from toy_problem import assert_equal_states, loader, pair, state
 
 from l0bayes.errors import FileFormatError
-from l0bayes.inference import fit
 from l0bayes.inference.system.random_state import random_state, set_random_state
 
 
@@ -39,7 +39,7 @@ def rewritten(path, change_tensors=lambda tensors: tensors, change_facts=lambda 
 def test_it_is_a_safetensors_file_and_no_pickle(path):
     tensors = load_file(path)
     assert {name.split("/")[0] for name in tensors} == {"model", "guide", "optimizer", "random"}
-    with path.open("rb") as file, pytest.raises(pickle.UnpicklingError):
+    with path.open("rb") as file, pytest.raises((pickle.UnpicklingError, ValueError)):
         pickle.load(file)  # noqa: S301
     assert int.from_bytes(path.read_bytes()[:8], "little") < path.stat().st_size  # length of a JSON header
     assert path.read_bytes()[8:9] == b"{"
@@ -182,9 +182,3 @@ def test_random_states_round_trip(drawn_before):
 
 def test_reading_the_random_state_draws_nothing():
     assert_equal_states(random_state(), random_state())
-
-
-def test_a_checkpoint_of_before_resumes(path):
-    """What ``rounded`` was called before."""
-    rewritten(path, change_facts=lambda facts: facts | {"settled": facts.pop("rounded")})
-    resume(path)

@@ -82,6 +82,7 @@ def test_cifar_that_is_not_there(name, tmp_path):
         load_data(name, tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:epochs=2 leave fewer")
 def test_a_wide_resnet_from_the_command_line(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "l0bayes.inference.command_line.train.interleaved", lambda _calls: type("", (), {"ratio": {"compacted": 1.0}})

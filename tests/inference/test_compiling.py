@@ -4,10 +4,11 @@ from functools import partial
 
 import pytest
 import torch
+from drawn import fit
 from torch import nn
 from toy_problem import ROWS, blobs, loader, pair
 
-from l0bayes.inference import HardConcreteGuide, TensorBatches, fit
+from l0bayes.inference import HardConcreteGuide, TensorBatches
 from l0bayes.models import MLP, Classifier, LeNet5
 
 

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from drawn import fit
 from toy_problem import assert_equal_states, blobs, loader, pair, state
 
 from l0bayes.errors import DivergenceError
-from l0bayes.inference import HardConcreteGuide, fit
+from l0bayes.inference import HardConcreteGuide
 from l0bayes.inference.storage.files import read_tensors
 from l0bayes.models import MLP, Classifier
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from drawn import fit
 from torch.nn.functional import cross_entropy
 from toy_problem import (
     ROWS,
@@ -19,7 +20,7 @@ from toy_problem import (
 )
 
 from l0bayes import compact
-from l0bayes.inference import evaluate, fit, predict
+from l0bayes.inference import evaluate, predict
 from l0bayes.inference.objective.loss import Objective
 
 EPOCHS, TUNED, STEPS = 3, 3, 3

@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from drawn import fit
 from toy_problem import blobs, loader, pair
 
 from l0bayes import sparsify
 from l0bayes.errors import DataError, DivergenceError
-from l0bayes.inference import HardConcreteGuide, fit
+from l0bayes.inference import HardConcreteGuide
 from l0bayes.inference.storage.files import read_tensors
 from l0bayes.models import MLP, Regressor
 

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from drawn import fit
 from torch.nn.functional import cross_entropy
 from toy_problem import ROWS, SIZES, blobs, loader, pair
 
-from l0bayes.inference import TensorBatches, fit
+from l0bayes.inference import TensorBatches
 from l0bayes.subnetwork.masked import masked_forward
 
 CODE_COST = 0.1

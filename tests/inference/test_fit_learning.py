@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from drawn import fit
 from pyro import poutine
 from pyro.distributions import constraints
 from pyro.nn import PyroModule, PyroParam
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from toy_problem import assert_equal_states, blobs, loader, pair, state
 
 from l0bayes import SpikeAndSlabPrior
-from l0bayes.inference import HardConcreteGuide, TensorBatches, evaluate, fit
+from l0bayes.inference import HardConcreteGuide, TensorBatches, evaluate
 from l0bayes.models import Classifier
 
 ROWS, FEATURES = 100, 6

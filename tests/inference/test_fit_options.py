@@ -6,11 +6,12 @@ import re
 
 import pytest
 import torch
+from drawn import fit
 from torch.utils.data import DataLoader, IterableDataset
 from toy_problem import blobs, loader, pair, state
 
 from l0bayes.errors import DataError
-from l0bayes.inference import FitOptions, HardConcreteGuide, Target, fit
+from l0bayes.inference import FitOptions, HardConcreteGuide, Target
 from l0bayes.inference.command_line.train_options import TrainOptions
 from l0bayes.models import MLP, Classifier
 
@@ -35,7 +36,8 @@ WRONG = [
     ("shrink_below", 1, "in [0, 1), or none"),
     ("shrink_below", -0.1, "in [0, 1), or none"),
     ("optimizer", "lion", "one of adam, sgd"),
-    ("schedule", "linear", "one of constant, cosine, steps"),
+    ("schedule", "linear", "one of constant, cosine, late_cosine, steps"),
+    ("selection", "magnitude", "one of evidence, svi"),
 ]
 
 

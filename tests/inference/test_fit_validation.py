@@ -4,12 +4,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from drawn import fit
 from pyro.infer import TraceMeanField_ELBO
 from pyro.nn import PyroModule, PyroSample
 from torch import nn
 
 from l0bayes.errors import DataError
-from l0bayes.inference import HardConcreteGuide, TensorBatches, evaluate, fit
+from l0bayes.inference import HardConcreteGuide, TensorBatches, evaluate
 from l0bayes.inference.cli import main
 from l0bayes.models import MLP, Classifier
 

@@ -6,9 +6,8 @@ from functools import partial
 
 import pandas as pd
 import pytest
+from drawn import fit
 from toy_problem import Surprise, loader, pair
-
-from l0bayes.inference import fit
 
 STEPS = 3
 

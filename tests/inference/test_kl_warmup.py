@@ -7,10 +7,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from drawn import fit
 from toy_problem import Surprise, assert_equal_states, blobs, loader, pair, state
 
 from l0bayes import L0Prior
-from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, fit
+from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide
 from l0bayes.inference.objective.loss import Objective
 
 STEPS = 3  # an epoch

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from drawn import fit
 from torch import nn
 from toy_problem import (
     ROWS,
@@ -17,15 +18,7 @@ from toy_problem import (
 )
 
 from l0bayes import sparsify
-from l0bayes.inference import (
-    ClosedFormKL_ELBO,
-    FitOptions,
-    HardConcreteGuide,
-    TensorBatches,
-    evaluate,
-    fit,
-    shrink,
-)
+from l0bayes.inference import ClosedFormKL_ELBO, FitOptions, HardConcreteGuide, TensorBatches, evaluate, shrink
 from l0bayes.inference.storage.files import read_tensors
 from l0bayes.inference.training.averaged_buffers import AveragedBuffers
 from l0bayes.inference.training.moving_average import MovingAverage

@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
+from drawn import fit
 from torch import nn
 from toy_problem import ROWS, assert_equal_states, blobs, loader, pair, state
 
-from l0bayes.inference import ClosedFormKL_ELBO, FitOptions, HardConcreteGuide, fit, shrink
+from l0bayes.inference import ClosedFormKL_ELBO, FitOptions, HardConcreteGuide, shrink
 from l0bayes.inference.training.optimizers import Together, build_optimizer
 from l0bayes.models import Classifier
 

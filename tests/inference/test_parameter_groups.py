@@ -6,11 +6,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from drawn import fit
 from torch import nn
 from toy_problem import assert_equal_states, classifier, loader, pair, state
 
 from l0bayes import SpikeAndSlabPrior, sparsify
-from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, fit, parameter_groups
+from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, parameter_groups
 from l0bayes.models import Classifier
 
 

@@ -5,10 +5,9 @@ from functools import partial
 
 import pytest
 import torch
+from drawn import fit
 from torch.utils.data import DataLoader, TensorDataset
 from toy_problem import Surprise, assert_equal_checkpoints, assert_equal_states, blobs, loader, pair, state
-
-from l0bayes.inference import fit
 
 EPOCHS, STEPS = 4, 3  # 50 rows in batches of 20
 ctrl_c = partial(signal.raise_signal, signal.SIGINT)

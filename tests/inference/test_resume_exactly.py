@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from drawn import fit
 from test_resume import EPOCHS, STEPS, start
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, RandomSampler, SubsetRandomSampler
@@ -12,7 +13,7 @@ from toy_problem import Surprise, assert_equal_checkpoints, assert_equal_states,
 
 from l0bayes import sparsify
 from l0bayes.errors import DivergenceError, FileFormatError
-from l0bayes.inference import HardConcreteGuide, Target, TensorBatches, fit, parameter_groups, shrink
+from l0bayes.inference import HardConcreteGuide, Target, TensorBatches, parameter_groups, shrink
 from l0bayes.inference.data.loaders import first_batch
 from l0bayes.models import Classifier
 

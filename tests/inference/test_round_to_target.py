@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from drawn import fit
 from torch.distributions import Categorical
 
 from l0bayes import compact, sparsify
-from l0bayes.inference import HardConcreteGuide, Target, TensorBatches, fit
+from l0bayes.inference import HardConcreteGuide, Target, TensorBatches
 from l0bayes.inference.size.constraint import Constraint
 from l0bayes.inference.size.rounding import round_to_target
 from l0bayes.inference.size.target import TOLERANCE

@@ -6,12 +6,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from drawn import fit
 from pyro.nn import PyroModule
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from l0bayes import compact, gate_table, sparsify
-from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, TensorBatches, fit, load, predict, save, shrink
+from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide, TensorBatches, load, predict, save, shrink
 from l0bayes.models import MLP, Classifier, LeNet5, WideResNet
 
 DTYPE = torch.float64

@@ -6,12 +6,13 @@ import re
 
 import pytest
 import torch
+from drawn import fit
 from safetensors.torch import load_file, save_file
 from saved_networks import SIZES, gated, small_network
 from torch import nn
 
 from l0bayes.errors import FileFormatError
-from l0bayes.inference import fit, load, save, shrink
+from l0bayes.inference import load, save, shrink
 from l0bayes.models import MLP
 
 

@@ -5,10 +5,11 @@ import re
 
 import pytest
 import torch
+from drawn import fit
 from toy_problem import ROWS, loader, pair
 
 from l0bayes.errors import DataError
-from l0bayes.inference import Target, fit
+from l0bayes.inference import Target
 from l0bayes.inference.size.constraint import Constraint
 
 # -- what may be asked for -------------------------------------------------------------------------------------------

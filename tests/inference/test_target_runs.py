@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from drawn import fit
 from sklearn.datasets import load_digits
 from toy_problem import Surprise, assert_equal_checkpoints, assert_equal_states, loader, pair, state
 
 from l0bayes import compact, sparsify
 from l0bayes.errors import FileFormatError
-from l0bayes.inference import FitOptions, HardConcreteGuide, Target, TensorBatches, evaluate, fit
+from l0bayes.inference import FitOptions, HardConcreteGuide, Target, TensorBatches, evaluate
 from l0bayes.inference.size.constraint import Constraint
 from l0bayes.inference.storage.files import read_tensors
 from l0bayes.inference.training.fit import _constraints

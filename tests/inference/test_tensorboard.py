@@ -3,9 +3,8 @@
 import sys
 
 import pytest
+from drawn import fit
 from toy_problem import loader, pair
-
-from l0bayes.inference import fit
 
 
 def scalars(folder, name):

@@ -102,7 +102,7 @@ def test_fine_tuning_keeps_it():
     before = sparse.net.fc1.weight.detach().norm()
     loader = TensorBatches(torch.zeros(8, 4), torch.zeros(8, dtype=torch.long), 8)
     with pytest.warns(UserWarning, match="num_data"):
-        fit(model, guide, loader, epochs=1, fine_tune=60, lr=0.01, progress=False)
+        fit(model, guide, loader, epochs=1, fine_tune=60, lr=0.01, selection="svi", progress=False)
     assert sparse.net.fc1.weight.detach().norm() < 0.5 * before
 
 
