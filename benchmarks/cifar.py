@@ -168,7 +168,7 @@ def on_device(job: Job) -> Split:
 
 def main() -> None:
     """Trains and measures."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", choices=("cifar10", "cifar100", "folder"), default="cifar10")
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--label", help="name of the data and part of that of the result; default: that of --data")

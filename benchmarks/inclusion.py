@@ -80,7 +80,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     """Runs all methods on all data."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()

@@ -112,16 +112,19 @@ def check(data_dir: str) -> None:
 
 def main() -> None:
     """Runs configurations, or checks what is stored."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--configs", nargs="+", default=sorted(path.stem for path in CONFIGS.glob("*.yaml")))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--dense-seeds", nargs="*", type=int, default=list(SEEDS), help="seeds of dense networks")
     parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="changes to the configurations")
     parser.add_argument("--data-dir", default="data", help="folder that holds MNIST/raw")
+    parser.add_argument("--download", action="store_true", help="fetch what is missing there")
     parser.add_argument("--out", default="out/mnist", help="working folder, with checkpoints")
     parser.add_argument("--check", action="store_true", help="evaluate the stored networks instead")
     options = parser.parse_args()
     changes = {key: yaml.safe_load(value) for key, _, value in (change.partition("=") for change in options.set)}
+    if options.download:
+        load_data("mnist", options.data_dir, download=True)
     if options.check:
         check(options.data_dir)
     else:

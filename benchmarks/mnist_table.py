@@ -1,5 +1,6 @@
 """What is stored in ``results/mnist/`` as Markdown tables: sizes and errors, means over seeds, scores by rule."""
 
+import argparse
 import json
 from collections import defaultdict
 from typing import Any
@@ -64,5 +65,11 @@ def score_table() -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Prints the tables of what is stored."""
+    argparse.ArgumentParser(description=__doc__).parse_args()  # no options: only --help
     print(table())
+
+
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,7 @@ All steps include the optimizer (fused Adam). "hand_written" is the paper's way,
 "hand_written_weights" multiplies the weights' columns instead, which is what l0bayes does too.
 """
 
+import argparse
 import math
 from collections.abc import Callable
 
@@ -108,6 +109,7 @@ def pyro_step(
 
 def main() -> None:
     """Times all steps, interleaved, at several shares of open gates."""
+    argparse.ArgumentParser(description=__doc__).parse_args()  # no options: only --help
     torch.manual_seed(SEED)
     x, y = torch.rand(100, SIZES[0]), torch.randint(SIZES[-1], (100,))
     results = {}

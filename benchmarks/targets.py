@@ -17,6 +17,7 @@ from record import record
 from l0bayes.inference import Target, evaluate, fit
 from l0bayes.inference.command_line.job import Job
 from l0bayes.inference.command_line.train_options import TrainOptions
+from l0bayes.inference.data.datasets import load_data
 
 TARGETS: dict[str, list[tuple[Target, ...]]] = {
     "lenet5": [
@@ -79,13 +80,16 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Trains towards each target."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", choices=TARGETS, default="lenet5")
     parser.add_argument("--data", choices=("mnist", "cifar10", "folder"), default="mnist")
     parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--download", action="store_true", help="fetch what is missing there")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
+    if asked.download:
+        load_data(asked.data, asked.data_dir, download=True)
     job = Job(options(asked.network, asked))
     rows = [row(job, targets) for targets in TARGETS[asked.network]]
     record(f"targets_{asked.network}", asked.seed, {"epochs": asked.epochs, "rows": rows}, table(rows))

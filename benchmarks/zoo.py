@@ -73,7 +73,7 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measures one model, or all of them one after the other."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=MODELS, help="measure this one here and print what is found as JSON")
     parser.add_argument("--pruning", action="store_true", help="with --model: torch-pruning's search instead")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))

@@ -17,11 +17,20 @@ LINKS = {"l0bayes/models": "../models", "l0bayes/inference": "../inference"}
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 IMPORT_ALL = """
 import importlib, sys, traceback
-sys.path.insert(0, sys.argv[1])
+folder, *names = sys.argv[1:]
+sys.path.insert(0, folder)
 wrong = 0
-for name in sys.argv[2:]:
+for name in names:
     try:
-        importlib.import_module(name)
+        script = importlib.import_module(name)
+        if hasattr(script, "main"):
+            sys.argv = [name, "--help"]
+            try:
+                script.main()
+            except SystemExit as end:
+                assert not end.code
+            else:
+                raise AssertionError("went on after --help")
     except BaseException:  # SystemExit too: a script that runs when it is imported
         print(f"--- {name}")
         traceback.print_exc(file=sys.stdout)
@@ -106,7 +115,7 @@ def test_links_are_tracked_as_links():
     )
 
 
-def test_every_benchmark_can_be_imported(tmp_path):
+def test_every_benchmark_can_be_imported_and_says_what_it_takes(tmp_path):
     """And does nothing when it is: they import one another, and find themselves by the folder of the script."""
     pytest.importorskip("torchmetrics")
     command = [sys.executable, "-W", "ignore", "-c", IMPORT_ALL, str(ROOT / "benchmarks"), *BENCHMARKS]
