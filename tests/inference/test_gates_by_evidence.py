@@ -245,6 +245,16 @@ def test_a_checkpoint_belongs_to_one_way_of_moving_gates(tmp_path):
         fit(model, guide, loader(), epochs=9, checkpoint=tmp_path / "run", progress=False, **changed)
 
 
+@pytest.mark.filterwarnings("ignore:epochs=8 leave fewer")
+def test_a_finished_run_goes_on_with_more_epochs_and_the_same_gates(tmp_path):
+    _, guide = start(tmp_path / "run", loader())
+    model, longer = pair(seed=99)
+    options = {"target": Target(0.5), "ema": 0.9, "checkpoint": tmp_path / "run"}
+    result = fit(model, longer, loader(), epochs=3 * EPOCHS, progress=False, **options)
+    assert len(result.history) == 3 * EPOCHS
+    assert all(torch.equal(gates, longer.point()[name]) for name, gates in guide.point().items())
+
+
 def test_two_processes_equal_one(tmp_path):
     dtype = torch.get_default_dtype()
     try:
