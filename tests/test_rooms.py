@@ -45,6 +45,24 @@ def graph():
     return found
 
 
+def modules():
+    """Each file to the files it imports from, an ``__init__`` among them: the same without rooms, and stricter."""
+    names = {path.relative_to(ROOT).with_suffix("").parts: path for path in SOURCES}
+    names |= {parts[:-1]: path for parts, path in names.items() if parts[-1] == "__init__"}
+    found = {}
+    for path in SOURCES:
+        wanted = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                wanted |= {names.get(tuple(place(alias.name))) for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: a relative import, which is not followed here"
+                package = tuple(place(node.module))
+                wanted |= {names.get((*package, alias.name), names.get(package)) for alias in node.names}
+        found[path] = wanted - {path, None}
+    return found
+
+
 def test_no_import_goes_uphill():
     wrong = [
         f"{'/'.join(one)} imports {'/'.join(other)}"
@@ -62,3 +80,11 @@ def test_rooms_have_no_cycle():
         pytest.fail(" imports ".join("/".join(one) for one in reversed(error.args[1])))
     assert ("l0bayes", "structure") in order
     assert order.index(("l0bayes", "compat")) < order.index(("l0bayes", "structure"))
+
+
+def test_modules_have_no_cycle():
+    try:
+        order = list(TopologicalSorter(modules()).static_order())
+    except CycleError as error:
+        pytest.fail(" imports ".join(str(one.relative_to(ROOT)) for one in reversed(error.args[1])))
+    assert len(order) == len(SOURCES)
