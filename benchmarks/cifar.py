@@ -222,6 +222,7 @@ def _options(asked: argparse.Namespace) -> TrainOptions:
         code_cost=asked.code_cost,
         target_macs=asked.target_macs,
         bf16=not asked.float32,
+        selection="svi",
         progress=False,
     )
 

@@ -38,6 +38,7 @@ def options(network: str, asked: argparse.Namespace) -> TrainOptions:
         "data": asked.data,
         "data_dir": asked.data_dir,
         "epochs": asked.epochs,
+        "selection": "svi",
         "seed": asked.seed,
     }
     if network == "lenet5":
