@@ -1,6 +1,7 @@
 """Every option has a range, and what is outside is refused with its name and value."""
 
 import dataclasses
+import inspect
 import math
 import re
 
@@ -92,9 +93,9 @@ def test_options_cannot_be_changed_in_place_and_others_keep_their_values():
 
 
 def test_every_option_is_documented():
-    attributes = FitOptions.__doc__.partition("Attributes:")[2]
+    attributes = inspect.cleandoc(FitOptions.__doc__).partition("Attributes:")[2]  # as Python 3.13 has it already
     for field in dataclasses.fields(FitOptions):
-        assert f"\n        {field.name}: " in attributes, field.name
+        assert f"\n    {field.name}: " in attributes, field.name
 
 
 # -- schedules -------------------------------------------------------------------------------------------------------

@@ -235,7 +235,7 @@ def test_arviz_summarises_plots_and_compares():
     idata = to_arviz({f"seed {seed}": regression(seed)[1] for seed in (0, 1)}, num_samples=200, data=())
     summary = az.summary(idata, var_names=["gate", "slab"])
     assert "gate[bmi]" in summary.index
-    az.plot_forest(idata, var_names=["gate"], r_hat=True)
+    az.plot_forest(idata, var_names=["gate"], **({"r_hat": True} if az.__version__.startswith("0.") else {}))
     az.plot_forest(idata, var_names=["gate"], combined=False)
     az.plot_trace(idata, var_names=["slab"])
     plt.close("all")
