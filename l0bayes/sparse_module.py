@@ -154,6 +154,11 @@ class SparseModule(OwnedModule, FollowsDevice):
         return torch.zeros((), device=self._device)
 
     @property
+    def inclusion(self) -> dict[str, float | Beta | None]:
+        """Group name to the prior probability of its gates; ``None`` where the prior is the paper's code cost alone."""
+        return dict(self._inclusion)
+
+    @property
     def inclusion_sites(self) -> tuple[str, ...]:
         """Names of the sites of inclusion probabilities that are unknown, one for each group that has one."""
         return tuple(_site_of(group) for group in self.groups if isinstance(self._inclusion[group.name], Beta))

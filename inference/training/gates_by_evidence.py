@@ -38,9 +38,8 @@ _FEW = 8  # steps of selecting below which a run is told that it is short
 _WINDOW, _AT_MOST, _STEPS = 0.01, 0.05, 50  # of the run, over which evidence is averaged, and so many steps
 _TRAINED = 200  # steps by the end of selecting that a network needs for evidence to stand against the full code cost
 _LAST = 4  # rounds of the last decision: what gates add to a size depends on which are open
-_TIMINGS = 8  # while selecting, for a latency
 _RETURNS = 2.0  # the power of n/k with which the k-th best of n units of a group is worth more than evidence says
-_SURE = 30.0  # log-odds beyond which a probability is 0 or 1
+_SURE = 10.0  # log-odds of a gate for which the ELBO is best at 0 or 1; none are larger
 _MARGIN = 0.1  # in log α, by which a gate that is decided is beyond the threshold of every rule
 
 
@@ -118,10 +117,11 @@ class GatesByEvidence(GatePlan):
     def begin_step(self, now: Moment) -> None:
         """Decides, where a decision is due, and compacts once all are made."""
         done = self._done(now)
+        if self._finishing is not None:  # for good, even if the run was resumed with more epochs
+            return
         if done >= _SELECTED:
-            if self._finishing is None:
-                self._decide_for_good()
-                self._finish()
+            self._decide_for_good()
+            self._finish()
         elif done >= self._open and (now.epoch * now.steps + now.step) % self._interval == 0:
             self._decide(self._selected(done))
 
@@ -184,12 +184,19 @@ class GatesByEvidence(GatePlan):
 
     @torch.no_grad()
     def _write(self, decision: Decision) -> None:
-        """Tells the guide: P(z ≠ 0) from the log-odds, and test-time gates that are exactly 0 or 1."""
+        """Tells the guide: P(z ≠ 0) from the log-odds, and test-time gates that are exactly 0 or 1.
+
+        Under a prior inclusion probability the ELBO is best at the log-odds. Under a code cost alone, the paper's
+        objective, it is linear in P(z ≠ 0): best where each gate is as sure as can be.
+        """
         for name, gate in self.guide.gates().items():
             if name not in decision.opened:
                 continue
+            odds = decision.log_odds[name]
+            if self._sparse.inclusion[name] is None:
+                odds = torch.where(decision.opened[name], _SURE, -_SURE)
             zero, one = torch.log(-gate.gamma / gate.zeta), torch.log((1 - gate.gamma) / (gate.zeta - 1))
-            log_alpha = decision.log_odds[name].to(zero).clamp(-_SURE, _SURE) + gate.beta * zero
+            log_alpha = odds.to(zero).clamp(-_SURE, _SURE) + gate.beta * zero
             least = torch.maximum(one, one * gate.beta) + _MARGIN
             most = torch.minimum(zero, zero * gate.beta) - _MARGIN
             opened = decision.opened[name].to(zero.device)

@@ -11,6 +11,9 @@ from toy_problem import ROWS, blobs, loader, pair
 from l0bayes.inference import HardConcreteGuide, TensorBatches
 from l0bayes.models import MLP, Classifier, LeNet5
 
+# Dynamo's word on Python 3.13.0, whose remedy is 3.13.1.
+pytestmark = pytest.mark.filterwarnings("ignore:Guards may run slower on Python:RuntimeWarning")
+
 
 @pytest.fixture
 def traced(monkeypatch):

@@ -93,7 +93,7 @@ def test_options_cannot_be_changed_in_place_and_others_keep_their_values():
 
 
 def test_every_option_is_documented():
-    attributes = inspect.cleandoc(FitOptions.__doc__).partition("Attributes:")[2]  # as Python 3.13 has it already
+    attributes = inspect.cleandoc(FitOptions.__doc__).partition("Attributes:")[2]
     for field in dataclasses.fields(FitOptions):
         assert f"\n    {field.name}: " in attributes, field.name
 

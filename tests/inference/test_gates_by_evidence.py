@@ -151,6 +151,24 @@ def test_code_costs_close_what_is_not_worth_them_and_nothing_else():
     assert open_few < 60
 
 
+def test_probabilities_are_where_the_elbo_is_best():
+    """With a prior inclusion of a half and no other cost a gate without evidence is closed at even odds, or nearly."""
+    x, y = blobs(200)
+    x[:, 5] = 0  # an input that says nothing has no evidence
+    tables = {}
+    for name, prior in {"code cost": {"code_cost": 0.1}, "inclusion": {"code_cost": 0.0, "inclusion": 0.4}}.items():
+        torch.manual_seed(0)
+        model = Classifier(sparsify(MLP(6, 10, 3), x[:2], gates="input", **prior), 200)
+        guide = HardConcreteGuide(model)
+        fit(model, guide, TensorBatches(x, y, 20, shuffle=True), epochs=20, lr=1e-2, progress=False)
+        tables[name] = gate_table(guide)
+    sure = tables["code cost"]["p_nonzero"]
+    assert ((sure < 1e-4) | (sure > 1 - 1e-4)).all()
+    row = tables["inclusion"].query("site == 'fc1.input' and index == 5")
+    assert not row["open"].item()
+    assert 0.2 < row["p_nonzero"].item() < 0.4
+
+
 @pytest.mark.parametrize("kind", ["unit", "weight"])
 def test_what_cannot_be_taken_out_stays_zero_while_the_finished_network_trains(kind):
     torch.manual_seed(0)
@@ -243,6 +261,16 @@ def test_a_checkpoint_belongs_to_one_way_of_moving_gates(tmp_path):
     changed = {"target": Target(0.5), "selection": "svi", "ema": 0.9}
     with pytest.raises(FileFormatError, match="selection"):
         fit(model, guide, loader(), epochs=9, checkpoint=tmp_path / "run", progress=False, **changed)
+
+
+@pytest.mark.filterwarnings("ignore:epochs=8 leave fewer")
+def test_a_finished_run_goes_on_with_more_epochs_and_the_same_gates(tmp_path):
+    _, guide = start(tmp_path / "run", loader())
+    model, longer = pair(seed=99)
+    options = {"target": Target(0.5), "ema": 0.9, "checkpoint": tmp_path / "run"}
+    result = fit(model, longer, loader(), epochs=3 * EPOCHS, progress=False, **options)
+    assert len(result.history) == 3 * EPOCHS
+    assert all(torch.equal(gates, longer.point()[name]) for name, gates in guide.point().items())
 
 
 def test_two_processes_equal_one(tmp_path):
