@@ -4,14 +4,14 @@ Its tensors are as small as the gates leave them, so that a step costs what a st
 it learns is written back into the full network, whose gates and tables stay whole.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from l0bayes.inference.size.shrink import replace_parameters
 from l0bayes.sparse_module import SparseModule
+from l0bayes.structure import GateGroup
 from l0bayes.subnetwork.compacted import compact_with_positions
 from l0bayes.subnetwork.selection import Selector
 from l0bayes.subnetwork.tensors import Kept, Replaced
@@ -30,17 +30,16 @@ class Finishing:
     """
 
     def __init__(self, sparse: SparseModule, opened: Mapping[str, Tensor]) -> None:
-        self._sparse = sparse
         self._full = sparse.child("net")
         gates = {name: gate.to(next(self._full.parameters())) for name, gate in opened.items()}
         self.net, self._positions = compact_with_positions(self._full, sparse.groups, gates)
         self.net.train(self._full.training)
-        self._hold_closed(gates)
+        self._hold_closed(sparse.groups, gates)
 
-    def _hold_closed(self, gates: Mapping[str, Tensor]) -> None:
+    def _hold_closed(self, groups: Sequence[GateGroup], gates: Mapping[str, Tensor]) -> None:
         """Keeps at 0 what closed gates multiply and could not be taken out."""
         ones = {name: torch.ones_like(parameter) for name, parameter in self._full.named_parameters()}
-        left = Selector(self._full, self._sparse.groups)(self._full, gates, values=ones).tensors
+        left = Selector(self._full, groups)(self._full, gates, values=ones).tensors
         for name, parameter in self.net.named_parameters():
             mask = left.get(name)
             if mask is not None and mask.shape == parameter.shape and not bool(mask.all()):
@@ -61,21 +60,15 @@ class Finishing:
 
     def give_back(self, optimizer: torch.optim.Optimizer) -> None:
         """Puts the full parameters back into an optimizer, without state."""
-        pairs = [(small, full, ()) for full, small, _ in self._pairs()]
+        pairs: Replaced = [(small, full, ()) for full, small, _ in self._pairs()]
         for small, _, _ in pairs:
             optimizer.state.pop(small, None)
-        replace_parameters(optimizer, list(pairs))
+        replace_parameters(optimizer, pairs)
 
     def _pairs(self) -> Replaced:
         small = dict(self.net.named_parameters())
         full = dict(self._full.named_parameters())
         return [(full[name], small[name], self._positions.get(name, ())) for name in full if name in small]
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Within it, the sparse module runs this network in place of a selection."""
-        with self._sparse.standing_in(self.net):
-            yield
 
 
 def _put(whole: Tensor, part: Tensor, kept: Kept) -> None:

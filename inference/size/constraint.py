@@ -139,7 +139,7 @@ class Constraint:
     @torch.no_grad()
     def reached(self) -> float:
         """The keep ratio of the test-time network."""
-        return float(self.size_of({name: (z != 0).double() for name, z in self._guide.point().items()}))
+        return float(self.size_of(self._test_time()))
 
     def excess(self) -> float:
         """How far the test-time network is above its final size, relatively; negative below."""
@@ -157,7 +157,10 @@ class Constraint:
         self._measured = (self._keep_ratio(), latency)
 
     def _keep_ratio(self) -> float:
-        return float(self._amount({name: (z != 0).double() for name, z in self._guide.point().items()}))
+        return float(self._amount(self._test_time()))
+
+    def _test_time(self) -> dict[str, Tensor]:
+        return {name: (z != 0).double() for name, z in self._guide.point().items()}
 
     def _measure_again(self) -> None:
         """Times the network anew where it has changed since, and not in every step."""

@@ -1,6 +1,5 @@
 """Gates drawn anew in each step and moved by their gradients, the paper's way; then fixed, if asked for."""
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -55,8 +54,7 @@ class DrawnGates(GatePlan):
     def begin_step(self, now: Moment) -> None:
         """Weighs the KL: less during the warm-up."""
         warmup = self.options.kl_warmup
-        over = now.epoch >= math.ceil(warmup) or now.epoch >= warmup
-        self.objective.kl_weight = 1.0 if over else min(1.0, (now.epochs + 1 / now.steps) / warmup)
+        self.objective.kl_weight = 1.0 if now.epoch >= warmup else min(1.0, (now.epochs + 1 / now.steps) / warmup)
 
     def end_step(self, now: Moment) -> None:
         """Moves the multipliers of the targets."""
@@ -81,7 +79,7 @@ class DrawnGates(GatePlan):
         """Once gates are fixed, or without any."""
         return self._fixed or not is_gated(self.model)
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Rounds to the targets, if that is still to be done."""
         self._round()
 

@@ -164,6 +164,7 @@ def fit(
             if run.average is not None:
                 run.average.swap()
             run.restore_rates()
+            gates.finish()
         finally:
             gates.close()
         reached = {constraint.target: constraint.reached() for constraint in constraints}

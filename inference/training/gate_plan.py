@@ -90,6 +90,9 @@ class GatePlan(ABC):
     def write_back(self) -> None:  # noqa: B027
         """Writes what was learned elsewhere into the model."""
 
+    def finish(self) -> None:  # noqa: B027
+        """After the last epoch of a run that was not interrupted."""
+
     def close(self) -> None:  # noqa: B027
         """Leaves model and optimizer as they are outside of runs."""
 
