@@ -1,15 +1,22 @@
 """The last gates of a run with targets, against every number of open gates there could be."""
 
+import signal
+import warnings
+from functools import partial
+
 import pytest
 import torch
 from drawn import fit
 from torch.distributions import Categorical
+from toy_problem import Surprise, loader, pair
 
 from l0bayes import compact, sparsify
+from l0bayes.errors import FileFormatError
 from l0bayes.inference import HardConcreteGuide, Target, TensorBatches
 from l0bayes.inference.size.constraint import Constraint
 from l0bayes.inference.size.rounding import round_to_target
 from l0bayes.inference.size.target import TOLERANCE
+from l0bayes.inference.training import drawn_gates
 from l0bayes.models import MLP, Classifier
 from l0bayes.posterior.cost import cost
 
@@ -125,3 +132,19 @@ def test_a_short_run_ends_at_its_target(fine_tune, tmp_path):
     again = fit(model, guide, loader, target=target, **options)
     assert again.rounded == again.settled == result.rounded
     assert again.reached == result.reached
+
+
+def test_a_run_that_is_stopped_is_not_rounded(tmp_path, monkeypatch):
+    """Nor is one that cannot resume: the gates it leaves are those that it was given."""
+    rounded = []
+    monkeypatch.setattr(drawn_gates, "round_to_target", lambda *_: rounded.append(1) or 0)
+    options = {"epochs": 4, "target": Target(0.5), "checkpoint": tmp_path / "run", "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        fit(*pair(), Surprise(loader(), 2, partial(signal.raise_signal, signal.SIGINT)), **options)
+    with pytest.raises(FileFormatError):
+        fit(*pair(), loader(), **(options | {"target": Target(0.6)}))
+    assert not rounded
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # so short a run misses its target
+        fit(*pair(), loader(), **options)
+    assert rounded
