@@ -80,7 +80,7 @@ def _mnist(folder: Path, *, images: bool) -> Data:
 
 
 def _cifar(folder: Path, rows: int) -> Data:
-    """The first so many of the training part, the next 10,000 for validation; always the same order."""
+    """The first so many of the training part, up to 10,000 of the rest for validation; always the same order."""
     data = load_data("folder", str(folder), download=False).with_channels()
     x, y = (torch.cat([getattr(data.train, part), getattr(data.validation, part)]) for part in ("x", "y"))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
@@ -116,10 +116,11 @@ def _mlp(parameters: int) -> Task:
     return Task(data, build, reset, "input", Target(parameters / _MLP), _ADAM, 100, _SHIFT_1, 12)
 
 
-def _wrn(width: int, share: float) -> Task:
-    data = partial(_cifar, rows=15_000)
+def _wrn(width: int, share: float, rows: int = 15_000, epochs: int = 8) -> Task:
+    data = partial(_cifar, rows=rows)
     build = partial(WideResNet, 16, width)
-    return Task(data, build, reset_wide_resnet, "unit", Target(share, "macs"), _SGD, 128, _SHIFT_4, 3)
+    options, pruned_by = _SGD.changed(epochs=epochs), 3 * epochs // 8
+    return Task(data, build, reset_wide_resnet, "unit", Target(share, "macs"), options, 128, _SHIFT_4, pruned_by)
 
 
 TASKS: dict[str, Callable[[], Task]] = {
@@ -130,4 +131,6 @@ TASKS: dict[str, Callable[[], Task]] = {
     "wrn-16-1-half": partial(_wrn, 1, 0.5),
     "wrn-16-1-quarter": partial(_wrn, 1, 0.25),
     "wrn-16-2-quarter": partial(_wrn, 2, 0.25),
+    "wrn-16-1-half-long": partial(_wrn, 1, 0.5, 50_000, 40),
+    "wrn-16-1-quarter-long": partial(_wrn, 1, 0.25, 50_000, 40),
 }

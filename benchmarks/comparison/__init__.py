@@ -1,0 +1,1 @@
+"""Networks of a given size: what the gates find, and what a user would do instead."""
