@@ -34,7 +34,7 @@ class Progress:
     epoch: int = 0
     step: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
     epoch_random: dict[str, Tensor] = field(default_factory=dict)
     units: dict[str, list[int]] = field(default_factory=dict)
     multipliers: list[float] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -24,7 +25,7 @@ def history_path(path: str | Path | None) -> Path | None:
     return path
 
 
-def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes all rows, whole or not at all; ``.json`` is a list of them."""
     table = pd.DataFrame(list(rows))
     text = table.to_csv(index=False) if path.suffix == ".csv" else table.to_json(orient="records", indent=2) + "\n"

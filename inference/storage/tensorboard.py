@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-Log = Callable[[Mapping[str, float]], None]
+Log = Callable[[Mapping[str, Any]], None]
 
 
 def tensorboard_log(folder: str | Path | None, epoch: int) -> Log:
@@ -28,9 +28,9 @@ def tensorboard_log(folder: str | Path | None, epoch: int) -> Log:
         raise ValueError(f"tensorboard={str(folder)!r} needs the extra: pip install 'l0bayes[tensorboard]'") from error
     writer: Any = SummaryWriter(str(folder), purge_step=epoch + 1)
 
-    def log(row: Mapping[str, float]) -> None:
+    def log(row: Mapping[str, Any]) -> None:
         for name, value in row.items():
-            if name != "epoch":
+            if name not in ("epoch", "phase"):
                 writer.add_scalar(name, value, int(row["epoch"]))
         writer.flush()
 

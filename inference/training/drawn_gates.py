@@ -9,7 +9,7 @@ from l0bayes.inference.size.constraint import Constraint
 from l0bayes.inference.size.rounding import round_to_target
 from l0bayes.inference.training.early_stop import all_epochs, drawn_epochs
 from l0bayes.inference.training.fit_options import FitOptions
-from l0bayes.inference.training.gate_plan import GatePlan, History, Moment
+from l0bayes.inference.training.gate_plan import GatePlan, History, Moment, Phase
 
 
 class DrawnGates(GatePlan):
@@ -36,10 +36,18 @@ class DrawnGates(GatePlan):
         """All epochs, those of fine-tuning among them, or fewer where patience ends them."""
         return all_epochs(history, self.options, targeted=bool(self._constraints))
 
+    def phase(self, now: Moment) -> Phase:
+        """Gates are drawn, with a KL that weighs less during the warm-up, and then fixed."""
+        warmup = self.options.kl_warmup
+        weight = 1.0 if now.epoch >= warmup else min(1.0, (now.epochs + 1 / now.steps) / warmup)
+        if not is_gated(self.model):
+            return self._phase("plain", now, weight)
+        until = drawn_epochs(now.history, self.options, targeted=bool(self._constraints))
+        return self._phase("fixed" if now.epoch >= until else "drawn", now, weight)
+
     def begin_epoch(self, now: Moment) -> None:
         """Fixes the gates once their epochs are over."""
-        until = drawn_epochs(now.history, self.options, targeted=bool(self._constraints))
-        self._fixed = now.epoch >= until
+        self._fixed = self.phase(now).name == "fixed"
         if self._fixed:
             self._round()
             fixed, sparse = self.guide.point(), find_sparse(self.model)
@@ -50,11 +58,6 @@ class DrawnGates(GatePlan):
             self.objective.penalties = tuple(constraint.penalty for constraint in self._constraints)
         for constraint in self._constraints:
             constraint.set_pressure(now.epochs / self.options.epochs)
-
-    def begin_step(self, now: Moment) -> None:
-        """Weighs the KL: less during the warm-up."""
-        warmup = self.options.kl_warmup
-        self.objective.kl_weight = 1.0 if now.epoch >= warmup else min(1.0, (now.epochs + 1 / now.steps) / warmup)
 
     def end_step(self, now: Moment) -> None:
         """Moves the multipliers of the targets."""

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from l0bayes.inference.size.constraint import DESCENT
 from l0bayes.inference.training.fit_options import FitOptions
 
-History = Sequence[Mapping[str, float]]
+History = Sequence[Mapping[str, Any]]
 
 
 def drawn_epochs(history: History, options: FitOptions, *, targeted: bool = False) -> int:

@@ -3,7 +3,6 @@
 import math
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,22 +15,27 @@ from pyro.infer.autoguide import AutoGuide
 from torch import nn
 from tqdm import tqdm
 
-from l0bayes.find_sparse import is_gated
+from l0bayes.find_sparse import find_sparse, is_gated
 from l0bayes.inference.data.loaders import first_batch, own_generators
 from l0bayes.inference.objective.elbo import ClosedFormKL_ELBO
 from l0bayes.inference.objective.loss import Objective
 from l0bayes.inference.prediction.evaluate import evaluate
+from l0bayes.inference.selection.decision import marginal
 from l0bayes.inference.size.constraint import Constraint
 from l0bayes.inference.size.target import TOLERANCE, Target
 from l0bayes.inference.storage.history import history_path
 from l0bayes.inference.storage.tensorboard import Log, tensorboard_log
 from l0bayes.inference.system.interrupt import deferred_interrupt
+from l0bayes.inference.system.processes import Processes
+from l0bayes.inference.training.divergence import check_alive
 from l0bayes.inference.training.drawn_gates import DrawnGates
+from l0bayes.inference.training.epoch import train_epoch
 from l0bayes.inference.training.fit_options import FitOptions, Selection
 from l0bayes.inference.training.optimizers import build_optimizer
 from l0bayes.inference.training.parameter_groups import name_gates
 from l0bayes.inference.training.plan_gates import plan_gates, resolved
-from l0bayes.inference.training.run import Run
+from l0bayes.inference.training.state import TrainingState
+from l0bayes.inference.training.step import Step
 from l0bayes.inference.training.step_batches import Batches
 from l0bayes.inference.training.validation import (
     check_kinds,
@@ -42,18 +46,22 @@ from l0bayes.inference.training.validation import (
 from l0bayes.models.likelihood import Likelihood
 from l0bayes.posterior.cost import expected_l0, expected_macs, open_l0
 
+_UNSHOWN = ("seconds", "steps")  # by the progress bar
+
 
 @dataclass(frozen=True)
 class FitResult:
     """What a run measured.
 
     Attributes:
-        history: a row an epoch: ``epoch``, ``elbo`` (nats over the data set, mean of the epoch's steps; with the KL as
-            ``kl_warmup`` weighs it then, and without the gates' in fine-tuning, where they are fixed),
-            ``seconds`` of training and ``steps``, and where they apply ``expected_l0`` and ``open_l0``
-            (gated parameters alive in expectation, and in the test-time network), ``expected_macs`` (gated ones),
-            ``open_gates`` (of the test-time gates), ``share`` (the keep ratio of the test-time network, as the first
-            target counts it), ``multiplier`` (of that target, in nats) and ``validation_error``.
+        history: a row an epoch: ``epoch``, ``phase`` (the last of the epoch: by evidence ``"open"``, ``"selecting"``,
+            ``"finishing"``; by svi ``"drawn"``, ``"fixed"``; ``"plain"`` without gates), ``elbo`` (nats over the data
+            set, mean of the epoch's steps; with the KL as ``kl_warmup`` weighs it then, and without the gates' in
+            fine-tuning, where they are fixed), ``seconds`` of training and ``steps``, and where they apply
+            ``expected_l0`` and ``open_l0`` (gated parameters alive in expectation, and in the test-time network),
+            ``expected_macs`` (gated ones), ``open_gates`` (of the test-time gates, those that have something alive to
+            decide over), ``share`` (the keep ratio of the test-time network, as the first target counts it),
+            ``multiplier`` (of that target, in nats) and ``validation_error``.
         checkpoint: the checkpoint of the last epoch, if one was asked for.
         reached: target to the keep ratio of the test-time network.
         rounded: gates that were opened or closed at the end of ``selection="svi"``, nearest to their threshold, so that
@@ -145,32 +153,29 @@ def fit(
             name_gates(optimizer, objective)
         optimizer = optimizer or build_optimizer(objective, asked, num_data)
         gates = plan_gates(objective, asked, constraints, optimizer, train_loader)
-        run = Run(
-            objective,
+        processes = Processes()
+        state = TrainingState(
             optimizer,
             asked,
+            gates,
+            constraints,
             checkpoint=None if checkpoint is None else Path(checkpoint),
             history=history_path(history),
-            interruption=interruption,
-            gates=gates,
-            constraints=constraints,
-            num_data=num_data,
             generators=own_generators(train_loader),
+            writes=processes.first,
         )
+        step = Step(objective, state, processes, interruption, num_data=num_data)
         try:
-            run.resume()
-            log = tensorboard_log(tensorboard if run.processes.first else None, run.progress.epoch)
-            _train(run, train_loader, validation_loader, asked, log, progress=progress)
-            if run.average is not None:
-                run.average.swap()
-            run.restore_rates()
-            gates.finish()
+            state.resume()
+            step.follow_shapes()
+            log = tensorboard_log(tensorboard if processes.first else None, state.progress.epoch)
+            _train(state, step, train_loader, validation_loader, log, progress=progress and processes.first)
         finally:
             gates.close()
         reached = {constraint.target: constraint.reached() for constraint in constraints}
     _warn_of_missed(constraints, reached, at_most=asked.selection == "evidence")
     rounded = gates.rounded if isinstance(gates, DrawnGates) else 0
-    return FitResult(pd.DataFrame(run.progress.history), run.checkpoint, reached, rounded, asked.selection or "svi")
+    return FitResult(pd.DataFrame(state.progress.history), state.checkpoint, reached, rounded, asked.selection or "svi")
 
 
 def _constraints(
@@ -186,40 +191,53 @@ def _constraints(
 
 
 def _train(
-    run: Run, loader: Batches, validation_loader: Batches | None, options: FitOptions, log: Log, *, progress: bool
+    state: TrainingState, step: Step, loader: Batches, validation_loader: Batches | None, log: Log, *, progress: bool
 ) -> None:
-    with tqdm(
-        total=run.last_epoch, initial=run.progress.epoch, unit="epoch", disable=not (progress and run.processes.first)
-    ) as bar:
-        while run.progress.epoch < run.last_epoch:
-            row = run.train_epoch(loader)
-            run.check_alive()
-            with nullcontext() if run.average is None else run.average.in_place():
-                run.gates.write_back()
-                row |= _measure(run, validation_loader)
-            if options.shrink_below is not None:
-                run.shrink(options.shrink_below)
-            run.finish_epoch(row, log)
-            bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k not in ("seconds", "steps")})
+    """The loop: phases of the gates, epochs, what is measured after each, and what is left in the model at the end."""
+    done, gates, options = state.progress, state.gates, state.options
+    with tqdm(total=gates.last_epoch(done.history), initial=done.epoch, unit="epoch", disable=not progress) as bar:
+        while done.epoch < gates.last_epoch(done.history):
+            row: dict[str, Any] = train_epoch(state, step, loader)
+            check_alive(step.objective, state.guide, done.epoch + 1, state.kept())
+            with state.averaged():
+                gates.write_back()
+                row |= _measure(state, validation_loader)
+            if options.shrink_below is not None and state.shrink(options.shrink_below):
+                step.follow_shapes()
+            state.finish_epoch(row, log)
+            if step.interruption.requested:
+                state.stop()
+            bar.set_postfix({k: v if isinstance(v, str) else f"{v:.4g}" for k, v in row.items() if k not in _UNSHOWN})
             bar.update()
+    if state.average is not None:
+        state.average.swap()
+    state.restore_rates()
+    gates.finish()
 
 
 @torch.no_grad()
-def _measure(run: Run, validation_loader: Batches | None) -> dict[str, float]:
-    model, guide = run.model, run.guide
+def _measure(state: TrainingState, validation_loader: Batches | None) -> dict[str, float]:
+    model, guide = state.model, state.guide
     row = {}
     if is_gated(model):
         row["expected_l0"] = expected_l0(model, guide)
         row["open_l0"] = open_l0(model, guide)
         row["expected_macs"] = expected_macs(model, guide)
-        row["open_gates"] = float(sum(int((z != 0).sum()) for z in guide.point().values()))
-    for constraint in run.constraints:
+        row["open_gates"] = float(_alive_gates(model, guide))
+    for constraint in state.constraints:
         constraint.measure()
-    for constraint in run.constraints[:1]:
+    for constraint in state.constraints[:1]:
         row |= {"share": constraint.reached(), "multiplier": constraint.multiplier}
     if validation_loader is not None and isinstance(model, Likelihood):
         row["validation_error"] = evaluate(model, guide, validation_loader)
     return row
+
+
+def _alive_gates(model: nn.Module, guide: Any) -> int:
+    """Test-time gates that are open and have something to decide over, which others may have closed."""
+    opened = {name: z != 0 for name, z in guide.point().items()}
+    adds = marginal(find_sparse(model).live_cost().amount, opened)
+    return sum(int((opened[name] & (adds[name] > 0).to(opened[name].device)).sum()) for name in opened)
 
 
 def _warn_of_missed(constraints: Sequence[Constraint], reached: dict[Target, float], *, at_most: bool) -> None:

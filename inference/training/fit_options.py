@@ -11,8 +11,6 @@ OptimizerName = Literal["adam", "sgd"]
 Schedule = Literal["constant", "cosine", "late_cosine", "steps"]
 Selection = Literal["evidence", "svi"]
 
-COOLING_FROM = 3 / 8  # of the epochs, where the late cosine begins
-
 _NUMBERS: dict[str, tuple[str, Any]] = {
     "lr": ("> 0", lambda v: v > 0),
     "gate_lr": ("> 0", lambda v: v > 0),
@@ -142,16 +140,3 @@ class FitOptions:
         """Options that were given and that only gates drawn in each step have."""
         usual = {field.name: field.default for field in fields(self)}
         return tuple(name for name in _OF_DRAWN_GATES if getattr(self, name) != usual[name])
-
-    def lr_factor(self, epochs: float) -> float:
-        """What the schedule makes of ``lr`` once so many epochs are done, over fine-tuning too."""
-        total = self.epochs + self.fine_tune
-        done = epochs / total
-        if self.schedule == "late_cosine":
-            late = COOLING_FROM * self.epochs / total
-            done = max(0.0, (done - late) / (1 - late))
-        if self.schedule in ("cosine", "late_cosine"):
-            return max(0.5 * (1 + math.cos(math.pi * done)), 1e-3)
-        if self.schedule == "steps":
-            return float(0.2 ** sum(done >= share for share in (0.3, 0.6, 0.8)))
-        return 1.0

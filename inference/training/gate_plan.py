@@ -1,16 +1,18 @@
-"""How a run moves its gates, phase by phase: what :class:`~l0bayes.inference.training.run.Run` asks at each step."""
+"""How a run moves its gates, phase by phase: what the loop of :func:`~l0bayes.inference.fit` asks at each step."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn  # noqa: TC002 (documented types)
 
 from l0bayes.inference.objective.loss import Objective
 from l0bayes.inference.training.fit_options import FitOptions
+from l0bayes.inference.training.schedules import lr_factor
 
-History = Sequence[Mapping[str, float]]
+PhaseName = Literal["open", "selecting", "finishing", "drawn", "fixed", "plain"]
+History = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,22 @@ class Moment:
     def epochs(self) -> float:
         """Epochs that are done, the one in progress in part."""
         return self.epoch + self.step / self.steps
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What holds for a step.
+
+    Attributes:
+        name: by evidence ``"open"``, all gates are, ``"selecting"`` and ``"finishing"``, on the compacted network; by
+            svi ``"drawn"`` and ``"fixed"``; ``"plain"`` without gates.
+        kl_weight: what the KL is multiplied by.
+        lr_factor: what the learning rates that were given are multiplied by, but that of the gates.
+    """
+
+    name: PhaseName
+    kl_weight: float
+    lr_factor: float
 
 
 class GatePlan(ABC):
@@ -60,18 +78,23 @@ class GatePlan(ABC):
         """Epochs after which the run is over, as far as can be told by now."""
 
     @abstractmethod
+    def phase(self, now: Moment) -> Phase:
+        """What holds for the next step; nothing is changed by asking."""
+
+    def _phase(self, name: PhaseName, now: Moment, kl_weight: float = 1.0) -> Phase:
+        return Phase(name, kl_weight, lr_factor(self.options, now.epochs))
+
+    @abstractmethod
     def begin_epoch(self, now: Moment) -> None:
         """Sets what holds for all steps of an epoch; a resumed epoch begins so too."""
 
-    @abstractmethod
-    def begin_step(self, now: Moment) -> None:
-        """Sets what holds for the next step."""
+    def begin_step(self, now: Moment) -> None:  # noqa: B027 (most plans have nothing to do here, and below)
+        """Moves the gates, where that is due before the next step."""
 
-    @abstractmethod
-    def end_step(self, now: Moment) -> None:
+    def end_step(self, now: Moment) -> None:  # noqa: B027
         """After a step, which is counted in ``now`` already."""
 
-    def see_gradients(self, rows: int) -> None:  # noqa: B027 (most plans have nothing to do here, and below)
+    def see_gradients(self, rows: int) -> None:  # noqa: B027
         """Between the backward pass of a step on so many data and the step itself."""
 
     def end_epoch(self, epoch: int) -> None:  # noqa: B027

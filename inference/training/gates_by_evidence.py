@@ -26,12 +26,13 @@ from l0bayes.inference.selection.finishing import Finishing
 from l0bayes.inference.size.constraint import Constraint
 from l0bayes.inference.training.early_stop import until_no_better
 from l0bayes.inference.training.fit_options import FitOptions
-from l0bayes.inference.training.gate_plan import GatePlan, History, Moment
+from l0bayes.inference.training.gate_plan import GatePlan, History, Moment, Phase
 from l0bayes.structure import GateGroup
 from l0bayes.structure.names import layer_of
 
 _OPEN, _OPEN_STEPS = 1 / 8, 500  # of the run for which all gates are open, and steps after which that is long enough
 _SELECTED = 3 / 4  # of the run, by which gates are decided
+_LANDED = 4000  # steps of selecting that are enough where a size is asked for and no code cost weighs
 _POWER, _SLOW = 3.0, 1000  # of the curve along which gates close; steps for each of its powers in runs that are long
 _DECISIONS = 64  # while selecting
 _FEW = 8  # steps of selecting below which a run is told that it is short
@@ -74,14 +75,15 @@ class GatesByEvidence(GatePlan):
         self._evidence = Evidence(self._sparse.groups, window).to(self._device)
         self.stored = {"evidence": self._evidence}
         self._open = min(_OPEN, _OPEN_STEPS / total)
-        selecting = (_SELECTED - self._open) * total  # steps
+        self._free = {g.name for g in self._sparse.groups if not any(_about(one, g) for one in self._constraints)}
+        self._selected_at = _SELECTED if self._free else min(_SELECTED, self._open + _LANDED / total)
+        selecting = (self._selected_at - self._open) * total  # steps
         self._power = max(_POWER, selecting / _SLOW)
         self._interval = max(1, round(selecting / (_DECISIONS * self._power / _POWER)))
         self._kl_weight = min(1.0, _SELECTED * total / _TRAINED) ** 2  # as evidence grows with what is learned
         self._short = selecting < _FEW
         self._finishing: Finishing | None = None
         self._opened: dict[str, Tensor] = {g.name: torch.ones(g.size, dtype=torch.bool) for g in self._sparse.groups}
-        self._free = {g.name for g in self._sparse.groups if not any(_about(one, g) for one in self._constraints)}
         self._begun = False
 
     @property
@@ -96,18 +98,24 @@ class GatesByEvidence(GatePlan):
 
     def _selected(self, done: float) -> float:
         """Share of the phase of selecting that is done."""
-        return min(1.0, max(0.0, (done - self._open) / (_SELECTED - self._open)))
+        return min(1.0, max(0.0, (done - self._open) / (self._selected_at - self._open)))
 
     def last_epoch(self, history: History) -> int:
         """All epochs; patience begins with the first epoch that is all finishing."""
-        begin = math.ceil(_SELECTED * self.options.epochs)
+        begin = math.ceil(self._selected_at * self.options.epochs)
         patient = until_no_better(history[begin:], self.options.patience)
         asked = self.options.epochs + self.options.fine_tune
         return asked if patient is None else min(asked, begin + patient)
 
+    def phase(self, now: Moment) -> Phase:
+        """Open, selecting, finishing; once finishing for good, even if the run was resumed with more epochs."""
+        done = self._done(now)
+        if self._finishing is not None or done >= self._selected_at:
+            return self._phase("finishing", now)
+        return self._phase("open" if done < self._open else "selecting", now)
+
     def begin_epoch(self, now: Moment) -> None:
         """Opens all gates at the start."""
-        self.objective.kl_weight = 1.0
         if not self._begun and now.epochs == 0:
             nothing = {name: torch.full((len(gates),), _SURE) for name, gates in self._opened.items()}
             self._write(Decision(self._opened, nothing))
@@ -116,17 +124,12 @@ class GatesByEvidence(GatePlan):
 
     def begin_step(self, now: Moment) -> None:
         """Decides, where a decision is due, and compacts once all are made."""
-        done = self._done(now)
-        if self._finishing is not None:  # for good, even if the run was resumed with more epochs
-            return
-        if done >= _SELECTED:
+        phase = self.phase(now).name
+        if phase == "finishing" and self._finishing is None:
             self._decide_for_good()
             self._finish()
-        elif done >= self._open and (now.epoch * now.steps + now.step) % self._interval == 0:
-            self._decide(self._selected(done))
-
-    def end_step(self, now: Moment) -> None:
-        """Nothing is left to do."""
+        elif phase == "selecting" and (now.epoch * now.steps + now.step) % self._interval == 0:
+            self._decide(self._selected(self._done(now)))
 
     def see_gradients(self, rows: int) -> None:
         """Gathers evidence, until gates are decided."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from l0bayes.inference.training.averaged_buffers import AveragedBuffers, decay_at
 
@@ -20,14 +20,17 @@ class MovingAverage:
         optimizer: over the parameters.
         decay: of the average, in (0, 1); early on less, see
             :func:`~l0bayes.inference.training.averaged_buffers.decay_at`.
-        buffers: the averages of running statistics, to be kept alongside.
+        trained: the network that is trained.
+
+    Attributes:
+        buffers: the averages of its running statistics, a module, to be saved and resumed with others.
     """
 
     _KEY = "moving_average"
 
-    def __init__(self, optimizer: torch.optim.Optimizer, decay: float, buffers: AveragedBuffers | None = None) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, decay: float, trained: nn.Module) -> None:
         self._optimizer = optimizer
-        self._averaged = buffers
+        self.buffers = AveragedBuffers(trained, decay)
         self._decay = decay
 
     def _all_but_gates(self) -> list[Tensor]:
@@ -37,8 +40,7 @@ class MovingAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Takes in the parameters as they are after a step."""
-        if self._averaged is not None:
-            self._averaged.update()
+        self.buffers.update()
         for parameter in self._all_but_gates():
             if parameter.grad is None and not self._optimizer.state.get(parameter):
                 continue  # its optimizer would take this state for its own
@@ -51,8 +53,7 @@ class MovingAverage:
     @torch.no_grad()
     def swap(self) -> None:
         """Exchanges the parameters and their averages."""
-        if self._averaged is not None:
-            self._averaged.swap()
+        self.buffers.swap()
         for parameter in self._all_but_gates():
             average = self._optimizer.state[parameter].get(self._KEY)
             if average is not None:

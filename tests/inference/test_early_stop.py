@@ -10,7 +10,6 @@ from toy_problem import Surprise, assert_equal_checkpoints, assert_equal_states,
 
 from l0bayes.inference import FitOptions, HardConcreteGuide, evaluate
 from l0bayes.inference.training.early_stop import all_epochs, drawn_epochs
-from l0bayes.inference.training.run import Run
 from l0bayes.models import MLP, Classifier
 
 ERRORS = [0.5, 0.4, 0.4, 0.3, 0.35, 0.3, 0.3, 0.2, 0.1, 0.0]
@@ -102,33 +101,23 @@ def test_without_errors_it_never_stops():
         assert (drawn_epochs(history, options), all_epochs(history, options)) == (7, 9)
 
 
-@pytest.fixture
-def drawn(monkeypatch):
+def drawn(result):
     """Epoch by epoch, whether the gates were drawn."""
-    seen = []
-    train_epoch = Run.train_epoch
-
-    def watched(self, batches):
-        row = train_epoch(self, batches)
-        seen.append(not self.gates.keeps_its_shape)
-        return row
-
-    monkeypatch.setattr(Run, "train_epoch", watched)
-    return seen
+    return [phase == "drawn" for phase in result.history["phase"]]
 
 
-def test_fine_tuning_follows_and_has_its_own_patience(errors, drawn):
+def test_fine_tuning_follows_and_has_its_own_patience(errors):
     """0.4 is better than nothing in fine-tuning, though it was not before."""
     errors.extend([0.5, 0.3, 0.3, 0.3, 0.4, 0.2, 0.2, 0.2, 0.1])
     result = run(patience=2, fine_tune=8)[2]
-    assert drawn == [True] * 4 + [False] * 4
+    assert drawn(result) == [True] * 4 + [False] * 4
     assert len(result.history) == 8
 
 
-def test_fine_tuning_that_always_gets_better_goes_on_to_its_end(errors, drawn):
+def test_fine_tuning_that_always_gets_better_goes_on_to_its_end(errors):
     errors.extend([0.5, 0.5, 0.4, 0.3, 0.2])
-    run(patience=1, fine_tune=3)
-    assert drawn == [True] * 2 + [False] * 3
+    result = run(patience=1, fine_tune=3)[2]
+    assert drawn(result) == [True] * 2 + [False] * 3
 
 
 @pytest.mark.parametrize("stop", [1, 4, 8, 11])

@@ -31,7 +31,7 @@ def setting(decay=0.9, size=3):
     gates = nn.Parameter(torch.zeros(2, dtype=torch.float64))
     parameter.grad = torch.zeros_like(parameter)
     optimizer = torch.optim.SGD([{"params": [parameter], "name": "weights"}, {"params": [gates], "name": "gates"}], 0.1)
-    return parameter, gates, MovingAverage(optimizer, decay)
+    return parameter, gates, MovingAverage(optimizer, decay, nn.Module())
 
 
 def set_to(parameter, value):
@@ -107,7 +107,7 @@ def test_a_parameter_may_have_its_first_gradient_late(kind):
     """The optimizer makes its own state for it then, whatever the average has kept."""
     early, late = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
     optimizer = kind([early, late], lr=0.1)
-    average = MovingAverage(optimizer, 0.9)
+    average = MovingAverage(optimizer, 0.9, nn.Module())
     for parameters in ([early], [early, late]):
         for parameter in parameters:
             parameter.grad = torch.ones(2)
@@ -121,7 +121,7 @@ def test_a_parameter_may_have_its_first_gradient_late(kind):
 def test_it_is_shrunk_with_the_network(optimizer):
     model, guide = pair(sizes=(6, 8, 7, 3), gates="unit")
     optimizer = build_optimizer(nn.ModuleList([model, guide]), FitOptions(optimizer=optimizer), ROWS)
-    average = MovingAverage(optimizer, 0.5)
+    average = MovingAverage(optimizer, 0.5, nn.Module())
     elbo = ClosedFormKL_ELBO()(model, guide)
     for batch in loader():
         elbo(*batch).backward()
