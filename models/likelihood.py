@@ -63,6 +63,21 @@ class Likelihood(OwnedModule):
         """The error of each row, to be averaged."""
         raise NotImplementedError
 
+    def divergence(self, output: Tensor, taught: Tensor, temperature: float) -> Tensor:
+        """KL from a teacher's predictive distribution to this network's, of each row, in nats.
+
+        Args:
+            output: of this network.
+            taught: of the teacher, for the same rows.
+            temperature: by which logits are divided; the KL is then multiplied by its square, so that gradients keep
+                their size (Hinton et al. 2015, section 2). Other likelihoods have no use for it.
+
+        Returns:
+            One number a row.
+        """
+        del temperature
+        return torch.distributions.kl_divergence(self.observation(taught), self.observation(output))
+
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Runs the network on a batch and observes, or draws, its targets at site ``"y"``.
 
@@ -112,6 +127,11 @@ class Classifier(Likelihood):
     def observation(self, output: Tensor) -> dist.TorchDistribution:
         """Categorical with the outputs as logits."""
         return dist.Categorical(logits=_widen(output), validate_args=False)
+
+    def divergence(self, output: Tensor, taught: Tensor, temperature: float) -> Tensor:
+        """KL between classes, with logits divided by the temperature."""
+        kl = super().divergence(_widen(output) / temperature, _widen(taught) / temperature, temperature)
+        return kl * temperature**2
 
     def check_target(self, output: Tensor, target: Tensor) -> None:
         """Raises :class:`~l0bayes.errors.DataError` unless targets are class numbers, one a row."""

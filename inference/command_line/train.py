@@ -57,7 +57,8 @@ def train(options: TrainOptions) -> dict[str, Any]:
         _claim(out, options)
     processes.wait()
     runs = {"dense": train_one(job, "dense", dense, dense_guide, out)} if options.compare else {}
-    runs["gated"] = train_one(job, "gated", model, guide, out)
+    teacher = dense.child("net") if options.teacher else None
+    runs["gated"] = train_one(job, "gated", model, guide, out, teacher=teacher)
     if not processes.first:
         return {}
     small = compact(model, guide).cpu()
@@ -112,7 +113,7 @@ def _claim(out: Path, options: TrainOptions) -> None:
 
 
 def train_one(
-    job: Job, name: str, model: Classifier, guide: HardConcreteGuide, out: Path
+    job: Job, name: str, model: Classifier, guide: HardConcreteGuide, out: Path, *, teacher: nn.Module | None = None
 ) -> tuple[float, pd.DataFrame]:
     """Trains the ``dense`` or the ``gated`` network of a job, resuming where a checkpoint is.
 
@@ -122,6 +123,7 @@ def train_one(
         model: the network with its likelihood, as ``job`` built it.
         guide: its guide.
         out: folder of the checkpoint.
+        teacher: a trained network that teaches it.
 
     Returns:
         The last test error, and the history.
@@ -143,6 +145,7 @@ def train_one(
         history=out / history_file(name),
         tensorboard=out / "events" / name if o.tensorboard else None,
         target=o.targets if gated else (),
+        teacher=teacher,
         progress=o.progress,
         options=o.fit_options(gated=gated),
     )

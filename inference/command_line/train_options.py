@@ -39,6 +39,7 @@ class TrainOptions(FitOptions):
         dropout: of hidden features, of the inputs of LeNet-5's last layer, or within the blocks of a Wide ResNet.
         hidden: units of the hidden layers of an MLP.
         compare: whether to train the dense network too, in the same way.
+        teacher: whether that network then teaches the gated one, see ``teacher_weight``.
         gates: ``unit``, ``input``, or as in the ``paper``: filters of convolutions, inputs of linear layers; of a Wide
             ResNet the first convolution of each block. Or, layer by layer, a mapping from patterns of layers to
             granularities or options, as :func:`~l0bayes.sparsify` takes it.
@@ -76,6 +77,7 @@ class TrainOptions(FitOptions):
     width: int = 1
     dropout: float = 0.0
     compare: bool = True
+    teacher: bool = False
     gates: GatesName | dict[str, Any] = "paper"
     code_cost: float | str | None = None
     cost: CostName = "parameters"
@@ -117,6 +119,8 @@ class TrainOptions(FitOptions):
         super().__post_init__()
         if isinstance(self.inclusion, list) and (len(self.inclusion) != 2 or not min(self.inclusion) > 0):  # noqa: PLR2004
             raise ValueError(f"inclusion: a Beta prior takes two numbers > 0; got {self.inclusion}")
+        if self.teacher and not self.compare:
+            raise ValueError("teacher: it is the dense network of compare; leave compare on")
         if self.shift < 0:
             raise ValueError(f"shift must be at least 0; got {self.shift}")
         names = [("network", NetworkName)] + [("gates", GatesName)] * isinstance(self.gates, str)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from l0bayes.find_sparse import find_sparse
 from l0bayes.inference.objective.fixed_gates import FixedGates
+from l0bayes.inference.objective.teacher import Teacher  # noqa: TC001 (a documented type)
 
 
 class Objective(nn.Module):
@@ -27,6 +28,7 @@ class Objective(nn.Module):
         penalties: what is added to the loss, each from a call.
         stand_in: a network that runs in place of a selected subnetwork, see
             :meth:`~l0bayes.SparseModule.standing_in`; ``None`` for the subnetwork.
+        teacher: whose outputs take the place of a share of the targets, if there is one.
         negative_elbo: of the last batch, without penalties.
     """
 
@@ -40,6 +42,7 @@ class Objective(nn.Module):
         self.fixed_gates: dict[str, Tensor] | None = None
         self.penalties: tuple[Any, ...] = ()
         self.stand_in: nn.Module | None = None
+        self.teacher: Teacher | None = None
         self.negative_elbo = float("nan")
 
     def forward(self, *batch: Any) -> Tensor:
@@ -53,7 +56,11 @@ class Objective(nn.Module):
         with ExitStack() as stack:
             if self.stand_in is not None:
                 stack.enter_context(find_sparse(self.model).standing_in(self.stand_in))
+            if self.teacher is not None:
+                stack.enter_context(self.teacher.listening())
             with torch.autocast(next(self.parameters()).device.type, torch.bfloat16, enabled=self.bf16):
                 loss: Tensor = self.elbo.differentiable_loss(model, guide, *batch)
+                taught = 0.0 if self.teacher is None else self.teacher.penalty(*batch)
             self.negative_elbo = loss.item()
+            loss = loss + taught
             return loss + sum(penalty() for penalty in self.penalties) if self.penalties else loss

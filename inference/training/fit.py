@@ -19,6 +19,7 @@ from l0bayes.find_sparse import find_sparse, is_gated
 from l0bayes.inference.data.loaders import first_batch, own_generators
 from l0bayes.inference.objective.elbo import ClosedFormKL_ELBO
 from l0bayes.inference.objective.loss import Objective
+from l0bayes.inference.objective.teacher import Teacher
 from l0bayes.inference.prediction.evaluate import evaluate
 from l0bayes.inference.selection.decision import marginal
 from l0bayes.inference.size.constraint import Constraint
@@ -41,6 +42,7 @@ from l0bayes.inference.training.validation import (
     check_kinds,
     check_optimizer,
     check_options,
+    check_teacher,
     see_first_batch,
 )
 from l0bayes.models.likelihood import Likelihood
@@ -93,6 +95,7 @@ def fit(
     target: Target | Sequence[Target] = (),
     optimizer: torch.optim.Optimizer | str | None = None,
     elbo: ELBO | None = None,
+    teacher: nn.Module | None = None,
     progress: bool = True,
     options: FitOptions | None = None,
     **changes: Any,
@@ -115,6 +118,9 @@ def fit(
         optimizer: a torch optimizer over all parameters of model and guide, instead of those that the options make.
         elbo: the ELBO; :class:`~l0bayes.inference.ClosedFormKL_ELBO` if ``None``. A model with sites that have no
             closed-form KL needs ``TraceMeanField_ELBO``.
+        teacher: a trained network of the same inputs and outputs, such as a copy of a dense one from before
+            ``sparsify``, whose outputs take the place of a share of the targets: knowledge distillation, see
+            ``teacher_weight`` and ``temperature``. ``elbo`` in the history stays that of the targets.
         progress: whether to show a progress bar.
         options: how to train.
         changes: any of the :class:`~l0bayes.inference.FitOptions` by name, such as ``epochs=30, lr=1e-3``.
@@ -142,6 +148,8 @@ def fit(
     with pyro.get_param_store().scope(), deferred_interrupt() as interruption:
         elbo = elbo or ClosedFormKL_ELBO(num_particles=asked.num_particles, antithetic=asked.antithetic)
         objective = Objective(elbo, model, guide, bf16=asked.bf16)
+        if teacher is not None:
+            objective.teacher = Teacher(check_teacher(teacher, model), teacher, asked.teacher_weight, asked.temperature)
         see_first_batch(guide, train_loader)
         if asked.channels_last:
             model.to(memory_format=torch.channels_last)

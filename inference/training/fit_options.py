@@ -19,6 +19,8 @@ _NUMBERS: dict[str, tuple[str, Any]] = {
     "kl_warmup": (">= 0", lambda v: v >= 0),
     "clip_norm": ("> 0, or none", lambda v: v > 0),
     "ema": ("in (0, 1), or none", lambda v: 0 < v < 1),
+    "teacher_weight": ("in (0, 1]", lambda v: 0 < v <= 1),
+    "temperature": ("> 0", lambda v: v > 0),
     "shrink_below": ("in [0, 1), or none", lambda v: 0 <= v < 1),
 }
 _OF_DRAWN_GATES = ("gate_lr", "kl_warmup", "num_particles", "antithetic", "independent_draws", "shrink_below")
@@ -63,6 +65,8 @@ class FitOptions:
             their gradients, the paper's way. ``None``: evidence for networks made by ``sparsify`` with point weights,
             unless an option is given that only drawn gates have (``gate_lr``, ``kl_warmup``, ``num_particles``,
             ``antithetic``, ``independent_draws``, ``shrink_below``); svi for everything else.
+        teacher_weight: share of the log-likelihood that a ``teacher`` takes, in (0, 1].
+        temperature: by which its logits, and those of the network, are divided.
         draws_apart: what ``independent_draws`` was called before; deprecated.
     """
 
@@ -87,6 +91,8 @@ class FitOptions:
     compile: bool = False
     channels_last: bool = False
     selection: Selection | None = None
+    teacher_weight: float = 0.9
+    temperature: float = 4.0
     draws_apart: bool | None = None
 
     def __post_init__(self) -> None:

@@ -93,7 +93,9 @@ class TrainingState:
         """What cannot change in the middle of a run without changing what it means."""
         options = {name: getattr(self.options, name) for name in _FIXED}
         targets = [str(constraint.target) for constraint in self.constraints]
-        return {"target": targets, "selection": type(self.gates).__name__, **options}
+        taught = self.gates.objective.teacher is not None
+        teacher = [self.options.teacher_weight, self.options.temperature] if taught else None
+        return {"target": targets, "selection": type(self.gates).__name__, "teacher": teacher, **options}
 
     @property
     def _stored(self) -> dict[str, nn.Module]:

@@ -52,6 +52,20 @@ def check_options(
         raise DataError("train_loader must have a length for kl_warmup and target, which go by the share of a run done")
 
 
+def check_teacher(teacher: Any, model: Any) -> Likelihood:
+    """The model as one that a teacher can teach; raises where either cannot."""
+    if not isinstance(teacher, nn.Module):
+        raise TypeError(f"teacher must be a trained network, a module; got {type(teacher).__name__}")
+    if not isinstance(model, Likelihood):
+        raise TypeError(
+            f"teacher is for a model that knows its observations, such as Classifier; got {type(model).__name__}"
+        )
+    mine = {id(parameter) for parameter in model.parameters()}
+    if any(id(parameter) in mine for parameter in teacher.parameters()):
+        raise ValueError("teacher has parameters of the model that is trained; give a copy, by copy.deepcopy")
+    return model
+
+
 def check_optimizer(optimizer: Any, objective: nn.Module, options: FitOptions) -> None:
     """Raises unless a user's own optimizer trains all there is, by its own settings alone."""
     if not isinstance(optimizer, torch.optim.Optimizer):
