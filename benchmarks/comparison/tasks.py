@@ -1,6 +1,6 @@
 """The tasks of the comparison: data, network, and one budget of epochs and one schedule for every method."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,8 @@ class Task:
         batch_size: images a step.
         augment: of a batch of images.
         pruned_by: epoch after which the iterative pruning of others is done.
+        thin: group name to the number of units of a thin network that somebody would draw up; ``None`` for the same
+            share of every layer, which for LeNet-5 would leave two filters.
     """
 
     data: Callable[[Path], Data]
@@ -50,6 +52,7 @@ class Task:
     batch_size: int
     augment: Callable[..., Any]
     pruned_by: int
+    thin: Mapping[str, int] | None = None
 
     def batches(self, split: Split) -> TensorBatches:
         """Training batches, augmented and in random order."""
@@ -104,10 +107,11 @@ _LENET = 431_080  # parameters
 _MLP = 266_610
 
 
-def _lenet(parameters: int) -> Task:
+def _lenet(parameters: int, *thin: int) -> Task:
     data = partial(_mnist, images=True)
     target = Target(parameters / _LENET)
-    return Task(data, LeNet5, reset, "unit", target, _ADAM, 100, _SHIFT_1, 12)
+    widths = dict(zip(("conv1.unit", "conv2.unit", "fc1.unit"), thin, strict=True))
+    return Task(data, LeNet5, reset, "unit", target, _ADAM, 100, _SHIFT_1, 12, widths)
 
 
 def _mlp(parameters: int) -> Task:
@@ -124,8 +128,8 @@ def _wrn(width: int, share: float, rows: int = 15_000, epochs: int = 8) -> Task:
 
 
 TASKS: dict[str, Callable[[], Task]] = {
-    "lenet-6000": partial(_lenet, 6_000),
-    "lenet-4150": partial(_lenet, 4_150),
+    "lenet-6000": partial(_lenet, 6_000, 6, 11, 21),
+    "lenet-4150": partial(_lenet, 4_150, 5, 9, 18),
     "mlp-18000": partial(_mlp, 18_000),
     "mlp-8000": partial(_mlp, 8_000),
     "wrn-16-1-half": partial(_wrn, 1, 0.5),

@@ -73,9 +73,14 @@ def share_of(task: Task, small: nn.Module, full: nn.Module, example: Tensor) -> 
 
 
 def uniform(task: Task, example: Tensor) -> dict[str, Tensor]:
-    """The same share of every layer's units, the largest under which the target is met; the data are taken whole."""
+    """The same share of every layer's units, the largest under which the target is met; the data are taken whole.
+
+    Or the widths that the task has for a thin network.
+    """
     full = task.build()
     groups = sparsify(full, example, gates=task.gates).groups
+    if task.thin is not None:
+        return {group.name: torch.arange(group.size) < task.thin[group.name] for group in groups}
 
     def units(share: float) -> dict[str, Tensor]:
         inputs = {group.name for group in groups if all(part.consumes for part in group.slices)}
