@@ -20,7 +20,7 @@ from l0bayes.find_sparse import is_gated
 from l0bayes.inference.data.loaders import first_batch, own_generators
 from l0bayes.inference.objective.elbo import ClosedFormKL_ELBO
 from l0bayes.inference.objective.loss import Objective
-from l0bayes.inference.prediction.evaluate import evaluate
+from l0bayes.inference.prediction.evaluate import mean_error
 from l0bayes.inference.size.constraint import Constraint
 from l0bayes.inference.size.target import TOLERANCE, Target
 from l0bayes.inference.storage.history import history_path
@@ -37,6 +37,7 @@ from l0bayes.inference.training.validation import (
     check_kinds,
     check_optimizer,
     check_options,
+    check_validation,
     see_first_batch,
 )
 from l0bayes.models.likelihood import Likelihood
@@ -135,6 +136,7 @@ def fit(
         elbo = elbo or ClosedFormKL_ELBO(num_particles=asked.num_particles, antithetic=asked.antithetic)
         objective = Objective(elbo, model, guide, bf16=asked.bf16)
         see_first_batch(guide, train_loader)
+        check_validation(model, guide, validation_loader)
         if asked.channels_last:
             model.to(memory_format=torch.channels_last)
         num_data = int(getattr(model, "num_data", 1))
@@ -218,7 +220,7 @@ def _measure(run: Run, validation_loader: Batches | None) -> dict[str, float]:
     for constraint in run.constraints[:1]:
         row |= {"share": constraint.reached(), "multiplier": constraint.multiplier}
     if validation_loader is not None and isinstance(model, Likelihood):
-        row["validation_error"] = evaluate(model, guide, validation_loader)
+        row["validation_error"] = mean_error(model, guide, validation_loader, "validation_loader")
     return row
 
 
