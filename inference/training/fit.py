@@ -27,6 +27,7 @@ from l0bayes.inference.storage.history import history_path
 from l0bayes.inference.storage.tensorboard import Log, tensorboard_log
 from l0bayes.inference.system.interrupt import deferred_interrupt
 from l0bayes.inference.training.drawn_gates import DrawnGates
+from l0bayes.inference.training.fingerprint import fingerprint
 from l0bayes.inference.training.fit_options import FitOptions, Selection
 from l0bayes.inference.training.optimizers import build_optimizer
 from l0bayes.inference.training.parameter_groups import name_gates
@@ -158,6 +159,7 @@ def fit(
             constraints=constraints,
             num_data=num_data,
             generators=own_generators(train_loader),
+            fingerprint=None if checkpoint is None else fingerprint(objective, train_loader, asked),
         )
         try:
             run.resume()

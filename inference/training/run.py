@@ -29,6 +29,7 @@ from l0bayes.inference.system.random_state import random_state
 from l0bayes.inference.training.averaged_buffers import AveragedBuffers
 from l0bayes.inference.training.compiling import Compiled, network_of
 from l0bayes.inference.training.divergence import check_alive, check_finite
+from l0bayes.inference.training.fingerprint import check_same_run
 from l0bayes.inference.training.fit_options import FitOptions
 from l0bayes.inference.training.gate_plan import GatePlan, Moment
 from l0bayes.inference.training.moving_average import MovingAverage
@@ -52,6 +53,7 @@ class Run:
         constraints: the targets as constraints, in the order in which they were given.
         num_data: size of the training set, 1 if nobody knows.
         generators: of random numbers, the loader's own.
+        fingerprint: what the run is about, as its checkpoints note it.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Run:
         constraints: Sequence[Constraint] = (),
         num_data: int = 1,
         generators: Sequence[torch.Generator] = (),
+        fingerprint: dict[str, Any] | None = None,
     ) -> None:
         self._objective = objective
         self.processes = Processes()
@@ -93,6 +96,7 @@ class Run:
         self.checkpoint = checkpoint
         self._history = history
         self.progress = Progress()
+        self._fingerprint = fingerprint or {}
 
     # -- resuming -----------------------------------------------------------------------------------------------
 
@@ -108,6 +112,8 @@ class Run:
             constraint.measure()
 
     def _as_it_was(self, progress: Progress) -> dict[str, nn.Module]:
+        if self.processes.first:  # others may have data of their own
+            check_same_run(progress, self._fingerprint, self._options)
         if progress.units:
             shrink_to(self.model, self.guide, self._optimizer, progress.units)
             self._follow_shapes()
@@ -156,6 +162,7 @@ class Run:
             return
         self.progress.multipliers = [constraint.multiplier for constraint in self.constraints]
         self.progress.settings = self._settings
+        self.progress.fingerprint = self._fingerprint
         self.progress.gates = self.gates.state()
         try:
             if self.checkpoint is not None:

@@ -48,7 +48,7 @@ def check_validation(model: Any, guide: Any, loader: Any) -> None:
         return
     _check_loader("validation_loader", loader)
     if not isinstance(model, Likelihood):
-        raise ValueError(
+        raise TypeError(
             f"validation_loader needs a model such as Classifier that knows an error; got {type(model).__name__}"
         )
     own = own_generators(loader)

@@ -66,7 +66,7 @@ def test_fit_refuses_before_it_trains(make, batch, message):
 
 
 def test_a_later_batch_is_named_too():
-    with pytest.raises(DataError, match="validation_loader: in batch 2: .*y must be between 0 and 2"):
+    with pytest.raises(DataError, match=r"validation_loader: in batch 2: .*y must be between 0 and 2"):
         fit(*pair(), loader(), validation_loader=[(X, Y), (X, Y + 1)], epochs=1, progress=False)
 
 
@@ -98,7 +98,7 @@ def test_a_model_that_knows_no_error():
     """It would be measured by nothing, without a word."""
     model = NotALikelihood(dense()[0])
     guide = HardConcreteGuide(model)
-    with pytest.raises(ValueError, match="validation_loader needs a model such as Classifier"):
+    with pytest.raises(TypeError, match="validation_loader needs a model such as Classifier"):
         fit(model, guide, loader(), validation_loader=loader(), epochs=1, progress=False)
     with pytest.raises(TypeError, match="model must be a Likelihood, such as Classifier; got NotALikelihood"):
         evaluate(model, guide, loader())
