@@ -1,17 +1,14 @@
 """What can be told of training data without going through them: how many, in what batches, and a digest in memory."""
 
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from l0bayes.inference.data.batches import TensorBatches
 from l0bayes.inference.data.loaders import length, parts
-
-_DIGEST_BYTES = 16
+from l0bayes.inference.system.digest import tensor_digest
 
 
 def describe(loader: Any) -> dict[str, Any]:
@@ -39,21 +36,6 @@ def describe(loader: Any) -> dict[str, Any]:
         elif isinstance(part, Sampler):
             facts.setdefault("sampler", type(part).__qualname__)
     return facts
-
-
-def tensor_digest(tensors: Iterable[Tensor]) -> str:
-    """A digest of the shapes, types and bits of some tensors, in their order."""
-    total = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    for tensor in tensors:
-        total.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-        total.update(raw_bytes(tensor))
-    return total.hexdigest()
-
-
-def raw_bytes(tensor: Tensor) -> memoryview:
-    """The bits of a tensor in the order of its rows, wherever it is and however it lies."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
 
 
 def _tensors(batches: Any) -> Iterator[Tensor]:

@@ -16,7 +16,8 @@ from l0bayes import sparsify
 from l0bayes.errors import FileFormatError
 from l0bayes.inference import HardConcreteGuide, TensorBatches
 from l0bayes.inference.cli import main
-from l0bayes.inference.data.description import describe, tensor_digest
+from l0bayes.inference.data.description import describe
+from l0bayes.inference.system.digest import tensor_digest
 from l0bayes.models import MLP, Regressor
 
 X, Y = blobs()
