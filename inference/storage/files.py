@@ -6,6 +6,7 @@ earlier version wrote has neither, and is read with a warning.
 
 import json
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from l0bayes.inference.system.digest import content_digest
 
 _KEY, _DIGEST, _FORMAT = "l0bayes", "digest", "format"
 _NOW = 2
+_TEMPORARY = ".tmp"
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
@@ -35,7 +37,7 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -49,6 +51,12 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Temporary files of :func:`write_bytes` beside a file, of a killed process or of one that is writing now."""
+    ours = re.compile(re.escape(f".{path.name}.") + r"\w+" + re.escape(_TEMPORARY))
+    return [entry for entry in path.parent.iterdir() if ours.fullmatch(entry.name)]
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:

@@ -24,6 +24,7 @@ from l0bayes.inference.prediction.evaluate import mean_error
 from l0bayes.inference.size.constraint import Constraint
 from l0bayes.inference.size.target import TOLERANCE, Target
 from l0bayes.inference.storage.history import history_path
+from l0bayes.inference.storage.lock import claimed
 from l0bayes.inference.storage.tensorboard import Log, tensorboard_log
 from l0bayes.inference.system.interrupt import deferred_interrupt
 from l0bayes.inference.training.drawn_gates import DrawnGates
@@ -123,6 +124,7 @@ def fit(
         DataError: if the loader is empty or its data do not suit the model.
         DivergenceError: if the loss stops being finite, or no gate is open any more.
         FileFormatError: if the checkpoint is damaged or belongs to another run.
+        FileInUseError: if another run is writing the checkpoint or the history.
         KeyboardInterrupt: on Ctrl-C, after the step in progress; its message says where the checkpoint is.
     """
     if isinstance(optimizer, str):
@@ -132,8 +134,8 @@ def fit(
     check_kinds(model, guide, train_loader, targets)
     asked = resolved(asked, model, train_loader)
     check_options(model, train_loader, validation_loader, asked, targets=bool(targets), own_elbo=elbo is not None)
-    history_path(history)
-    with pyro.get_param_store().scope(), deferred_interrupt() as interruption:
+    files = {"checkpoint": None if checkpoint is None else Path(checkpoint), "history": history_path(history)}
+    with claimed(**files), pyro.get_param_store().scope(), deferred_interrupt() as interruption:
         elbo = elbo or ClosedFormKL_ELBO(num_particles=asked.num_particles, antithetic=asked.antithetic)
         objective = Objective(elbo, model, guide, bf16=asked.bf16)
         see_first_batch(guide, train_loader)
@@ -152,8 +154,7 @@ def fit(
             objective,
             optimizer,
             asked,
-            checkpoint=None if checkpoint is None else Path(checkpoint),
-            history=history_path(history),
+            **files,
             interruption=interruption,
             gates=gates,
             constraints=constraints,
