@@ -21,6 +21,10 @@ class FileFormatError(L0BayesError, ValueError):
     """A file that is damaged, incomplete, or not of the kind that was asked for."""
 
 
+class FileInUseError(L0BayesError, RuntimeError):
+    """A file that another run is writing."""
+
+
 class DivergenceError(L0BayesError, ArithmeticError):
     """Training whose loss stopped being a finite number."""
 

@@ -144,6 +144,24 @@ class SparseModule(OwnedModule, FollowsDevice):
         """Group name to P(z ≠ 0) at the start, as asked for."""
         return {group.name: self._options[group.layer].init_open for group in self.groups}
 
+    @property
+    def terms(self) -> dict[str, Any]:
+        """What the objective owes to the gates and the slab as they were asked for, by name, as JSON holds it.
+
+        The same when units have been removed.
+        """
+        layers = dict.fromkeys(map(layer_of, self.structure.shapes))
+        options = {group.name: self._options[group.layer] for group in self.groups}
+        return {
+            "cost": self.cost,
+            "slab": self.slab,
+            "slab_scale": self._slab_scale,
+            "code_cost": {layer: float(self._options.get(layer, self._default).code_cost) for layer in layers},
+            "inclusion": {name: _shown_inclusion(pi) for name, pi in self._inclusion.items()},
+            "min_units": {name: asked.min_units for name, asked in options.items()},
+            "gates": {g.name: [f"{part.tensor}, {part.dim}" for part in g.slices] for g in self.groups},
+        }
+
     def moved(self) -> None:
         """Notes the device that the module has moved to."""
         self._device = next(self.child("net").parameters()).device
@@ -372,6 +390,12 @@ class SparseModule(OwnedModule, FollowsDevice):
 
 def _shown(shapes: tuple[torch.Size, ...]) -> str:
     return ", ".join(str(tuple(shape)) for shape in shapes)
+
+
+def _shown_inclusion(inclusion: float | Beta | None) -> float | str | None:
+    if isinstance(inclusion, Beta):
+        return f"Beta({float(inclusion.concentration1)}, {float(inclusion.concentration0)})"
+    return inclusion
 
 
 def _site_of(group: GateGroup) -> str:

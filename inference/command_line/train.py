@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from l0bayes.inference.data.batches import TensorBatches
 from l0bayes.inference.guide.hard_concrete_guide import HardConcreteGuide
 from l0bayes.inference.prediction.evaluate import evaluate
 from l0bayes.inference.storage.files import write_bytes
+from l0bayes.inference.storage.lock import claimed
 from l0bayes.inference.storage.save_load import save
 from l0bayes.inference.system.processes import Processes, join_processes
 from l0bayes.inference.system.timing import interleaved
@@ -29,6 +31,7 @@ from l0bayes.models import Classifier
 from l0bayes.posterior import cost, gate_table
 from l0bayes.sparsify import compact
 
+_OPTIONS = "options.json"
 _ROWS = 1000  # images run at a time
 _LARGE = 1000  # numbers an image
 
@@ -45,16 +48,21 @@ def train(options: TrainOptions) -> dict[str, Any]:
     Raises:
         DataError: if the data are missing or corrupt.
         ValueError: if an option is out of range.
+        FileInUseError: if another run is writing to the folder.
     """
     out = Path(options.out)
     join_processes(options.device)
-    processes = Processes()
     job = Job(options)
-    data = job.data
-    dense, dense_guide = job.build(gated=False)
-    model, guide = job.build(gated=True)
+    networks = {name: job.build(gated=name == "gated") for name in ("dense", "gated")}
+    with claimed(out=out / _OPTIONS):
+        return _train(job, networks, out)
+
+
+def _train(job: Job, networks: Mapping[str, tuple[Classifier, HardConcreteGuide]], out: Path) -> dict[str, Any]:
+    processes, options, data = Processes(), job.options, job.data
+    (dense, dense_guide), (model, guide) = networks["dense"], networks["gated"]
     if processes.first:
-        _claim(out, options)
+        _note(out, options)
     processes.wait()
     runs = {"dense": train_one(job, "dense", dense, dense_guide, out)} if options.compare else {}
     teacher = dense.child("net") if options.teacher else None
@@ -87,17 +95,17 @@ def train(options: TrainOptions) -> dict[str, Any]:
     write_bytes(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     # What is passed on says nothing of one's own disk.
     shared = {name: value for name, value in asdict(options).items() if name not in ("data_dir", "out")}
-    networks: dict[str, nn.Module] = {"compacted": small, "model": model, "guide": guide}
-    for name, module in (networks | ({"dense": full} if options.compare else {})).items():
+    finished: dict[str, nn.Module] = {"compacted": small, "model": model, "guide": guide}
+    for name, module in (finished | ({"dense": full} if options.compare else {})).items():
         save(module, out / f"{name}.safetensors", provenance=summary | {"options": shared})
     table = gate_table(guide)
     write_report(out, table, histories["gated"], data.image_shape)
     return summary
 
 
-def _claim(out: Path, options: TrainOptions) -> None:
+def _note(out: Path, options: TrainOptions) -> None:
     """Notes the options in the folder; refuses one whose checkpoints were made with others."""
-    path = out / "options.json"
+    path = out / _OPTIONS
     wanted = {name: value for name, value in asdict(options).items() if name not in MAY_CHANGE}
     if path.is_file() and any(out.glob("*.checkpoint")):
         try:

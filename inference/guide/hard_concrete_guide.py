@@ -257,6 +257,11 @@ class HardConcreteGuide(OwnedModule, HookedGuide):
                 draws[name] = pyro.sample(name, distributions[name])
         return draws
 
+    @property
+    def stretch(self) -> tuple[float, float, float]:
+        """β, γ and ζ of the gates."""
+        return self._stretch
+
     def distributions(self) -> dict[str, Any]:
         """The guide's distribution at every latent site, by name."""
         return {name: site.family.distribution(*self._parameters_of(site)) for name, site in self._set_up().items()}

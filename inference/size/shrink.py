@@ -1,5 +1,6 @@
 """Physically removes units whose gates are closed for good, in the middle of a run."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -122,10 +123,19 @@ def _positions(sparse: SparseModule, units: Mapping[str, Sequence[int]]) -> dict
     for group in sparse.groups:
         if group.removable and group.selects is None and group.name in units:
             place = {unit: i for i, unit in enumerate(sparse.units[group.name].tolist())}
+            if not rising(units[group.name]):
+                raise ValueError(f"units of {group.name} must be numbers in rising order; got {units[group.name]}")
             if gone := [unit for unit in units[group.name] if unit not in place]:
                 raise ValueError(f"units {gone[:3]} of {group.name} are not there; load into a network at full size")
             stay[group.name] = torch.tensor([place[unit] for unit in units[group.name]], dtype=torch.int64)
     return stay
+
+
+def rising(numbers: Sequence[int], below: float = float("inf")) -> bool:
+    """Whether numbers are positions in something of a size: from 0 on, each once, in their order."""
+    return all(isinstance(number, int) for number in numbers) and all(
+        before < after for before, after in itertools.pairwise([-1, *numbers, below])
+    )
 
 
 def _remove(

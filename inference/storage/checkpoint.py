@@ -29,6 +29,8 @@ class Progress:
         multipliers: Lagrange multipliers of the targets, in nats.
         settings: what a run that resumes must agree with, by name.
         gates: what the plan of the gates notes, see :class:`~l0bayes.inference.training.gate_plan.GatePlan`.
+        fingerprint: what the run is about, see :mod:`l0bayes.inference.training.fingerprint`; ``None`` in files of a
+            version that did not note it.
     """
 
     epoch: int = 0
@@ -40,6 +42,7 @@ class Progress:
     multipliers: list[float] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     gates: dict[str, Any] = field(default_factory=dict)
+    fingerprint: dict[str, Any] | None = None
 
 
 def save_checkpoint(
@@ -83,6 +86,7 @@ def save_checkpoint(
         "multipliers": progress.multipliers,
         "settings": progress.settings,
         "gates": progress.gates,
+        "fingerprint": progress.fingerprint,
         "optimizer": {
             "class": type(optimizer).__qualname__,
             "groups": [
@@ -132,6 +136,7 @@ def load_checkpoint(
             multipliers=facts["multipliers"],
             settings=facts["settings"],
             gates=facts["gates"],
+            fingerprint=facts.get("fingerprint"),
         )
         if prepare is not None:
             modules = prepare(progress)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from l0bayes.errors import FileFormatError
 from l0bayes.find_sparse import sparse_modules
-from l0bayes.inference.size.shrink import take_units, units_left
+from l0bayes.inference.size.shrink import rising, take_units, units_left
 from l0bayes.inference.storage.files import read_tensors, write_bytes, write_tensors
 from l0bayes.layers.select_inputs import SelectInputs
 from l0bayes.structure import join_name
@@ -108,7 +108,20 @@ def load(path: str | Path, module: _Module) -> _Module:
     except (AttributeError, ValueError) as error:
         raise FileFormatError(f"module: {path} does not fit it: {error}") from error
     _load_state(path, module, tensors)
+    _check_indices(path, module)
     return module.eval()
+
+
+def _check_indices(path: str | Path, module: nn.Module) -> None:
+    """Raises where a layer would read features that it is not given, or one of them twice."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, SelectInputs):
+            index = layer.index
+            if index.is_floating_point() or index.dim() != 1 or not rising(index.tolist(), layer.given_features):
+                raise FileFormatError(
+                    f"path: {path} is damaged: {join_name(name, 'index')} must rise from 0 to below the "
+                    f"{layer.given_features} features that the layer is given; got {index.tolist()[:8]} …"
+                )
 
 
 def _take_units(path: str | Path, module: nn.Module, units: Mapping[str, list[int]]) -> None:

@@ -20,17 +20,19 @@ from l0bayes.inference.data.loaders import first_batch, own_generators
 from l0bayes.inference.objective.elbo import ClosedFormKL_ELBO
 from l0bayes.inference.objective.loss import Objective
 from l0bayes.inference.objective.teacher import Teacher
-from l0bayes.inference.prediction.evaluate import evaluate
+from l0bayes.inference.prediction.evaluate import mean_error
 from l0bayes.inference.selection.decision import marginal
 from l0bayes.inference.size.constraint import Constraint
 from l0bayes.inference.size.target import TOLERANCE, Target
 from l0bayes.inference.storage.history import history_path
+from l0bayes.inference.storage.lock import claimed
 from l0bayes.inference.storage.tensorboard import Log, tensorboard_log
 from l0bayes.inference.system.interrupt import deferred_interrupt
 from l0bayes.inference.system.processes import Processes
 from l0bayes.inference.training.divergence import check_alive
 from l0bayes.inference.training.drawn_gates import DrawnGates
 from l0bayes.inference.training.epoch import train_epoch
+from l0bayes.inference.training.fingerprint import fingerprint
 from l0bayes.inference.training.fit_options import FitOptions, Selection
 from l0bayes.inference.training.optimizers import build_optimizer
 from l0bayes.inference.training.parameter_groups import name_gates
@@ -43,6 +45,7 @@ from l0bayes.inference.training.validation import (
     check_optimizer,
     check_options,
     check_teacher,
+    check_validation,
     see_first_batch,
 )
 from l0bayes.models.likelihood import Likelihood
@@ -135,6 +138,7 @@ def fit(
         DataError: if the loader is empty or its data do not suit the model.
         DivergenceError: if the loss stops being finite, or no gate is open any more.
         FileFormatError: if the checkpoint is damaged or belongs to another run.
+        FileInUseError: if another run is writing the checkpoint or the history.
         KeyboardInterrupt: on Ctrl-C, after the step in progress; its message says where the checkpoint is.
     """
     if isinstance(optimizer, str):
@@ -144,13 +148,14 @@ def fit(
     check_kinds(model, guide, train_loader, targets)
     asked = resolved(asked, model, train_loader)
     check_options(model, train_loader, validation_loader, asked, targets=bool(targets), own_elbo=elbo is not None)
-    history_path(history)
-    with pyro.get_param_store().scope(), deferred_interrupt() as interruption:
+    files = {"checkpoint": None if checkpoint is None else Path(checkpoint), "history": history_path(history)}
+    with claimed(**files), pyro.get_param_store().scope(), deferred_interrupt() as interruption:
         elbo = elbo or ClosedFormKL_ELBO(num_particles=asked.num_particles, antithetic=asked.antithetic)
         objective = Objective(elbo, model, guide, bf16=asked.bf16)
         if teacher is not None:
             objective.teacher = Teacher(check_teacher(teacher, model), teacher, asked.teacher_weight, asked.temperature)
         see_first_batch(guide, train_loader)
+        check_validation(model, guide, validation_loader)
         if asked.channels_last:
             model.to(memory_format=torch.channels_last)
         num_data = int(getattr(model, "num_data", 1))
@@ -167,10 +172,10 @@ def fit(
             asked,
             gates,
             constraints,
-            checkpoint=None if checkpoint is None else Path(checkpoint),
-            history=history_path(history),
+            **files,
             generators=own_generators(train_loader),
             writes=processes.first,
+            fingerprint=None if checkpoint is None else fingerprint(objective, train_loader, asked),
         )
         step = Step(objective, state, processes, interruption, num_data=num_data)
         try:
@@ -237,7 +242,7 @@ def _measure(state: TrainingState, validation_loader: Batches | None) -> dict[st
     for constraint in state.constraints[:1]:
         row |= {"share": constraint.reached(), "multiplier": constraint.multiplier}
     if validation_loader is not None and isinstance(model, Likelihood):
-        row["validation_error"] = evaluate(model, guide, validation_loader)
+        row["validation_error"] = mean_error(model, guide, validation_loader, "validation_loader")
     return row
 
 

@@ -24,6 +24,7 @@ from l0bayes.inference.selection.decision import Decider, Decision, Gates, Limit
 from l0bayes.inference.selection.evidence import Evidence
 from l0bayes.inference.selection.finishing import Finishing
 from l0bayes.inference.size.constraint import Constraint
+from l0bayes.inference.size.shrink import rising
 from l0bayes.inference.training.early_stop import until_no_better
 from l0bayes.inference.training.fit_options import FitOptions
 from l0bayes.inference.training.gate_plan import GatePlan, History, Moment, Phase
@@ -261,6 +262,8 @@ class GatesByEvidence(GatePlan):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes them up."""
         for name, numbers in state["opened"].items():
+            if not rising(numbers, len(self._opened[name])):
+                raise ValueError(f"open gates of {name} must be numbers below {len(self._opened[name])}; got {numbers}")
             self._opened[name] = torch.zeros_like(self._opened[name]).index_fill(0, torch.tensor(numbers).long(), True)  # noqa: FBT003
         self._begun = True
         if state["finishing"]:

@@ -14,6 +14,7 @@ from l0bayes.inference.storage.checkpoint import Progress, load_checkpoint, save
 from l0bayes.inference.storage.history import write_history
 from l0bayes.inference.storage.tensorboard import Log
 from l0bayes.inference.system.random_state import random_state
+from l0bayes.inference.training.fingerprint import check_same_run
 from l0bayes.inference.training.fit_options import FitOptions
 from l0bayes.inference.training.gate_plan import GatePlan
 from l0bayes.inference.training.moving_average import MovingAverage
@@ -33,6 +34,7 @@ class TrainingState:
         history: where to write the history, if anywhere.
         generators: of random numbers, the loader's own.
         writes: whether this process is the one that writes files.
+        fingerprint: what the run is about, as its checkpoints note it.
 
     Attributes:
         progress: how far the run is.
@@ -50,6 +52,7 @@ class TrainingState:
         history: Path | None = None,
         generators: Sequence[torch.Generator] = (),
         writes: bool = True,
+        fingerprint: dict[str, Any] | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.options = options
@@ -63,6 +66,7 @@ class TrainingState:
         self.average: MovingAverage | None = None
         self._history = history
         self._writes = writes
+        self._fingerprint = fingerprint or {}
         self._rates = [group["lr"] for group in optimizer.param_groups]
         if gates.averages:
             self.begin_average(self.model)
@@ -79,6 +83,8 @@ class TrainingState:
             constraint.measure()
 
     def _as_it_was(self, progress: Progress) -> dict[str, nn.Module]:
+        if self._writes:  # others may have data of their own
+            check_same_run(progress, self._fingerprint, self.options)
         if progress.units:
             shrink_to(self.model, self.guide, self.optimizer, progress.units)
             self._match_shapes()
@@ -172,6 +178,7 @@ class TrainingState:
             return
         self.progress.multipliers = [constraint.multiplier for constraint in self.constraints]
         self.progress.settings = self._settings
+        self.progress.fingerprint = self._fingerprint
         self.progress.gates = self.gates.state()
         try:
             if self.checkpoint is not None:

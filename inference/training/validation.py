@@ -1,17 +1,19 @@
 """Input validation of a run of training: what is refused before it begins."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
-from torch import nn
+from torch import Tensor, nn
 
 from l0bayes.errors import DataError
 from l0bayes.evaluating import evaluating
 from l0bayes.find_sparse import is_gated
-from l0bayes.inference.data.loaders import first_batch, length
+from l0bayes.inference.data.loaders import first_batch, length, own_generators
+from l0bayes.inference.prediction.evaluate import mean_error
 from l0bayes.inference.size.target import Target
 from l0bayes.inference.system.random_state import random_state, set_random_state
 from l0bayes.inference.training.fit_options import FitOptions
@@ -22,11 +24,7 @@ def check_kinds(model: Any, guide: Any, loader: Any, targets: Sequence[Any]) -> 
     """Raises where an argument of ``fit`` is not the kind of thing it should be."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a module, such as Classifier or a PyroModule; got {type(model).__name__}")
-    if not hasattr(loader, "__iter__") or isinstance(loader, Iterator):
-        raise DataError(
-            f"train_loader must be something to iterate over once an epoch, such as TensorBatches or a list of "
-            f"batches; got {type(loader).__name__}"
-        )
+    _check_loader("train_loader", loader)
     if is_gated(model) and not hasattr(guide, "gates"):
         raise TypeError(
             f"guide must be a HardConcreteGuide for a model with a sparse network; got {type(guide).__name__}"
@@ -34,6 +32,29 @@ def check_kinds(model: Any, guide: Any, loader: Any, targets: Sequence[Any]) -> 
     for target in targets:
         if not isinstance(target, Target):
             raise TypeError(f"target must be a Target, such as Target(0.1); got {target!r}")
+
+
+def _check_loader(name: str, loader: Any) -> None:
+    if not hasattr(loader, "__iter__") or isinstance(loader, Iterator | Tensor):
+        raise DataError(
+            f"{name} must be something to iterate over once an epoch, such as TensorBatches or a list of batches; got "
+            f"{type(loader).__name__}"
+        )
+
+
+def check_validation(model: Any, guide: Any, loader: Any) -> None:
+    """Raises unless the model has an error on the first batch of ``validation_loader``; nothing is changed by it."""
+    if loader is None:
+        return
+    _check_loader("validation_loader", loader)
+    if not isinstance(model, Likelihood):
+        raise TypeError(
+            f"validation_loader needs a model such as Classifier that knows an error; got {type(model).__name__}"
+        )
+    own = own_generators(loader)
+    state = random_state(own)
+    mean_error(model, guide, itertools.islice(loader, 1), "validation_loader")
+    set_random_state(state, own)
 
 
 def check_options(

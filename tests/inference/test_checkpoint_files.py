@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from toy_problem import assert_equal_states, loader, pair, state
 
 from l0bayes.errors import FileFormatError
+from l0bayes.inference.storage.files import write_tensors
 from l0bayes.inference.system.random_state import random_state, set_random_state
 
 
@@ -33,7 +34,7 @@ def rewritten(path, change_tensors=lambda tensors: tensors, change_facts=lambda 
     with safe_open(path, "pt") as file:
         facts = json.loads(file.metadata()["l0bayes"])
     tensors = load_file(path)
-    save_file(change_tensors(tensors), path, {"l0bayes": json.dumps(change_facts(facts))})
+    write_tensors(path, change_tensors(tensors), change_facts(facts))
 
 
 def test_it_is_a_safetensors_file_and_no_pickle(path):

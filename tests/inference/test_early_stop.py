@@ -19,7 +19,7 @@ ERRORS = [0.5, 0.4, 0.4, 0.3, 0.35, 0.3, 0.3, 0.2, 0.1, 0.0]
 def errors(monkeypatch):
     """Validation errors that are given, one an epoch."""
     left = []
-    monkeypatch.setattr(importlib.import_module("l0bayes.inference.training.fit"), "evaluate", lambda *_: left.pop(0))
+    monkeypatch.setattr(importlib.import_module("l0bayes.inference.training.fit"), "mean_error", lambda *_: left.pop(0))
     return left
 
 

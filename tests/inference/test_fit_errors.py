@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from drawn import fit
-from toy_problem import blobs, loader, pair
+from toy_problem import Surprise, blobs, loader, pair
 
 from l0bayes import sparsify
 from l0bayes.errors import DataError, DivergenceError
@@ -72,10 +72,10 @@ def test_divergence_in_a_later_epoch_leaves_the_last_good_state(tmp_path):
     model = Regressor(sparsify(MLP(6, 4, 1), torch.zeros(2, 6)), num_data=50)
     guide = HardConcreteGuide(model)
     x, _ = blobs()
-    good, bad = (x, torch.zeros(50, 1)), (x, torch.full((50, 1), 1e30))
-    fit(model, guide, [good], epochs=1, checkpoint=path, progress=False)
+    targets = torch.zeros(50, 1)
+    batches = Surprise([(x, targets)], 2, lambda: targets.fill_(1e30))
     with pytest.raises(DivergenceError, match=r"epoch 2, step 1\. The last good state is in .*run.checkpoint"):
-        fit(model, guide, [bad], epochs=2, checkpoint=path, progress=False)
+        fit(model, guide, batches, epochs=2, checkpoint=path, progress=False)
     tensors, facts = read_tensors(path, "checkpoint")
     assert facts["epoch"] == 1
     assert all(math.isfinite(tensor.double().sum()) for name, tensor in tensors.items() if "random" not in name)
