@@ -2,11 +2,11 @@
 
 *Open*: every gate is open and none is drawn; the weights train, and each gate's evidence is gathered from their
 gradients (:mod:`l0bayes.inference.selection.evidence`). *Selecting*: gates close, those with the least evidence for
-what they cost first, along a cubic curve (Zhu and Gupta 2017, arXiv 1710.01878; of a higher power in long runs, since
-evidence needs steps, not epochs, and size is time) down to the targets, or to where each gate's log-odds say; the
-subnetwork that is left trains all the while, and a gate that was closed may come back. *Finishing*: the network is
-compacted and trained as the plain network that it is. The guide's ``log_alpha`` holds the log-odds of the last
-decision: coordinate ascent on the ELBO, to second order in what closing a gate does.
+what they cost first, along a curve as of gradual pruning (Zhu and Gupta 2017, arXiv 1710.01878; of a power that grows
+with the steps of a run, since evidence needs steps, not epochs, and size is time) down to the targets, or to where each
+gate's log-odds say; the subnetwork that is left trains all the while, and a gate that was closed may come back.
+*Finishing*: the network is compacted and trained as the plain network that it is. The guide's ``log_alpha`` holds the
+log-odds of the last decision: coordinate ascent on the ELBO, to second order in what closing a gate does.
 """
 
 import math
@@ -34,8 +34,8 @@ from l0bayes.structure.names import layer_of
 _OPEN, _OPEN_STEPS = 1 / 8, 500  # of the run for which all gates are open, and steps after which that is long enough
 _SELECTED = 3 / 4  # of the run, by which gates are decided
 _LANDED = 4000  # steps of selecting that are enough where a size is asked for and no code cost weighs
-_POWER, _SLOW = 3.0, 1000  # of the curve along which gates close; steps for each of its powers in runs that are long
-_DECISIONS = 64  # while selecting
+_POWER, _SLOW = 1.5, 1000  # of the curve along which gates close; steps for each of its powers in runs that are long
+_DECISIONS = 32  # while selecting
 _FEW = 8  # steps of selecting below which a run is told that it is short
 _WINDOW, _AT_MOST, _STEPS = 0.01, 0.05, 50  # of the run, over which evidence is averaged, and so many steps
 _TRAINED = 200  # steps by the end of selecting that a network needs for evidence to stand against the full code cost
