@@ -13,6 +13,7 @@ from l0bayes.compat import save_with_state
 from l0bayes.layers.widths import attributes
 from l0bayes.sparse_module import SparseModule
 from l0bayes.structure import GateGroup, Slice, Structure, join_name
+from l0bayes.structure.links import Link
 from l0bayes.structure.names import by_owner
 from l0bayes.subnetwork.selection import Selector
 from l0bayes.subnetwork.tensors import Positions, Replaced, narrow, tensor_of
@@ -109,4 +110,14 @@ def _narrowed(structure: Structure, positions: Positions, left: Mapping[str, Ten
             shape[dim] = len(keep)
         shapes[name] = torch.Size(shape)
     products = tuple(replace(p, macs=p.macs[left[p.group]]) if p.group else p for p in structure.products)
-    return replace(structure, groups=tuple(groups), shapes=shapes, products=products)
+    links = replace(structure.links, weights=tuple(_narrowed_link(link, positions) for link in structure.links.weights))
+    return replace(structure, groups=tuple(groups), shapes=shapes, products=products, links=links)
+
+
+def _narrowed_link(link: Link, positions: Positions) -> Link:
+    kept = dict(positions.get(link.tensor, ()))
+    makes, reads = (
+        end[kept[dim]] if dim in kept else end
+        for end, dim in ((link.makes, link.makes_dim), (link.reads, link.reads_dim))
+    )
+    return replace(link, makes=makes, reads=reads)

@@ -23,7 +23,7 @@ from l0bayes.distributions import HardConcrete, JointL0Prior, L0Prior, SpikeAndS
 from l0bayes.errors import DataError
 from l0bayes.gate_options import GateOptions
 from l0bayes.owned_module import OwnedModule
-from l0bayes.structure import GateGroup, Structure
+from l0bayes.structure import Alive, GateGroup, Structure
 from l0bayes.structure.names import layer_of
 from l0bayes.subnetwork.noisy_weights import Noise, drawn
 from l0bayes.subnetwork.running import run_subnetwork
@@ -105,6 +105,7 @@ class SparseModule(OwnedModule, FollowsDevice):
         self.structure = structure
         self._live: dict[tuple[Amount, str], LiveCost] = {}
         self._select = Selector(self.child("net"), structure.groups, _NARROW_BELOW)
+        self._alive: Alive | None = None
         self._device = next(self.child("net").parameters()).device
         self._joint = (
             None if self.cost == "paper" else ExpectedCost(structure, self._prices(), self._prices_of_products())
@@ -257,25 +258,39 @@ class SparseModule(OwnedModule, FollowsDevice):
             terms.append(self._slab(self.child("net"), [probs[group.name].float() for group in self.groups]))
         return torch.stack(terms).sum()
 
+    def keep_alive(self, opened: Mapping[str, Tensor], log_odds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Gates that are open, and the most probable ones besides that keep the network alive.
+
+        Each group keeps its ``min_units``, none of which other gates cut off, and the outputs go on depending
+        on the inputs, unless a ``min_units`` of 0 was asked for.
+
+        Args:
+            opened: group name to which gates are open, ``(size,)`` booleans.
+            log_odds: group name to the log-odds of P(z ≠ 0), or of what is being decided.
+        """
+        if self._alive is None:
+            asked = (self._options[group.layer].min_units for group in self.groups)
+            self._alive = Alive(self.structure, whole=all(number != 0 for number in asked))
+        return self._alive.complete(opened, log_odds)
+
     @torch.no_grad()
     def enforce_min_units(self, points: Mapping[str, Tensor], gates: Mapping[str, HardConcrete]) -> dict[str, Tensor]:
-        """Test-time gates of which each group keeps its ``min_units``.
+        """Test-time gates that keep the network alive, see :meth:`keep_alive`.
 
         Args:
             points: group name to test-time gates.
             gates: group name to their distributions.
 
         Returns:
-            The same gates; where a group has too few that are open, its most probable ones are open at their mean.
+            The same gates; those that have to be open, and are not by themselves, are open at their mean.
         """
         held = dict(points)
-        for group in self.groups:
-            point = points[group.name]
-            if int((point != 0).sum()) < group.min_units:
-                gate = gates[group.name]
-                chosen = gate.prob_nonzero.topk(group.min_units).indices
-                open_now = torch.zeros_like(point, dtype=torch.bool).index_fill(0, chosen, value=True) & (point == 0)
-                held[group.name] = torch.where(open_now, gate.mean.clamp(min=torch.finfo(point.dtype).tiny), point)
+        opened = {group.name: points[group.name] != 0 for group in self.groups}
+        kept = self.keep_alive(opened, {name: gates[name].logit_nonzero for name in opened})
+        for name, keep in kept.items():
+            if keep is not opened[name]:
+                mean = gates[name].mean.clamp(min=torch.finfo(points[name].dtype).tiny)
+                held[name] = torch.where(keep & ~opened[name], mean, points[name])
         return held
 
     # -- running ---------------------------------------------------------------------------------------------------

@@ -61,8 +61,10 @@ def sparsify(
             of its own, site ``inclusion.<group>``.
         expected_open: π given as the number of gates of a group that are open on average, instead.
         init_open: P(z ≠ 0) at the start, for guides that ask.
-        min_units: gates of each group that the test-time network keeps at least. ``None``: 1, so that no layer
-            vanishes by accident, and 0 where something else carries on without it, such as a shortcut.
+        min_units: gates of each group that the test-time network keeps at least, its most probable ones on a way from
+            inputs to outputs. ``None``: 1, so that no layer vanishes by accident, and 0 where something else carries
+            on without it, such as a shortcut; the outputs go on depending on the inputs. If 0 is asked for anywhere,
+            they need not.
         slab: what is learned of a weight that is there: ``"point"``, its value; or ``"normal"``, a posterior N(μ, σ²)
             whose mean is the network's own weight, which adds Σ P(open) · KL(N(μ, σ²) ‖ slab), the full objective of
             appendix A: what a weight costs is learned with it. Biases and the parameters of norms stay points.

@@ -105,13 +105,13 @@ class Constraint:
         return self._sparse.live_cost(self._of, self.target.layers)
 
     def _refuse_impossible(self) -> None:
-        least = {}
+        opened, alike = {}, {}
         for group in self._sparse.groups:
             ours = any(fnmatchcase(layer_of(part.tensor), self.target.layers) for part in group.slices)
-            left = torch.zeros(group.size, dtype=torch.float64)
-            left[: group.min_units if ours else group.size] = 1
-            least[group.name] = left
-        ratio = float(self._live.amount(least)) / self._total
+            opened[group.name] = torch.full((group.size,), not ours)
+            alike[group.name] = torch.zeros(group.size)
+        least = self._sparse.keep_alive(opened, alike)
+        ratio = float(self._live.amount({name: gates.double() for name, gates in least.items()})) / self._total
         if self.target.of != "latency" and ratio > self.target.share:
             raise ValueError(
                 f"target: {self.target} cannot be reached: min_units and the layers without gates alone are "

@@ -33,8 +33,8 @@ def shrink(
         model: a sparse module, or a model around one.
         guide: its guide.
         optimizer: the optimizer of both, whose state is narrowed along.
-        closed_below: units with P(z ≠ 0) below this go, in [0, 1); each group keeps at least one, and at least its
-            ``min_units``, the most probable ones.
+        closed_below: units with P(z ≠ 0) below this go, in [0, 1); each group keeps at least one, and what the
+            test-time network keeps, see ``min_units`` of :func:`~l0bayes.sparsify`.
 
     Returns:
         Group name to the number of units removed; empty if none were.
@@ -51,13 +51,13 @@ def shrink(
     if not 0 <= closed_below < 1:
         raise ValueError(f"closed_below must be in [0, 1); got {closed_below}. It is compared with P(z ≠ 0)")
     sparse = find_sparse(model)
-    gates = guide.gates()
+    gates, points = guide.gates(), guide.point()
     stay = {}
     for group in sparse.groups:
         if group.removable and group.selects is None:
             prob = gates[group.name].prob_nonzero
-            stays = prob >= closed_below
-            stays[prob.topk(max(group.min_units, 1)).indices] = True
+            stays = (prob >= closed_below) | (points[group.name] != 0)
+            stays[prob.argmax()] = True
             stay[group.name] = stays.nonzero().squeeze(1).cpu()
     return _remove(model, guide, optimizer, stay)
 

@@ -167,7 +167,7 @@ class GatesByEvidence(GatePlan):
             everything = {name: torch.ones_like(gates).double() for name, gates in self._opened.items()}
             limits.append(Limit(cost, left * float(cost(everything)), self._kl_weight))
         least = {group.name: group.min_units for group in self._sparse.groups}
-        decision = Decider(self._opened, self._worth(), least).decide(limits, fill=fill)
+        decision = Decider(self._opened, self._worth(), least, self._sparse.keep_alive).decide(limits, fill=fill)
         for one, multiplier in zip(self._constraints, decision.multipliers, strict=False):
             one.multiplier = multiplier
         self._opened = decision.opened

@@ -5,6 +5,7 @@ the gate multiplies, and those that make it, which vanish with it. One run of th
 where each feature goes (:mod:`~l0bayes.structure.flow`).
 """
 
+from l0bayes.structure.alive import Alive
 from l0bayes.structure.find import Finder, Request
 from l0bayes.structure.groups import GRANULARITIES, GateGroup, Product, Slice, Structure
 from l0bayes.structure.names import as_arguments, join_name
@@ -12,6 +13,7 @@ from l0bayes.structure.roles import Roles
 
 __all__ = [
     "GRANULARITIES",
+    "Alive",
     "Finder",
     "GateGroup",
     "Product",

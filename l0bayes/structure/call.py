@@ -54,7 +54,7 @@ def freeze(flow: Labelling, call: Call) -> None:
     entering = labels_of(flow, (call.args, call.kwargs))
     why = f"{call.name} in {flow.where}, whose effect on features is not known"
     for labels in entering:
-        flow.features.freeze(labels, f"it passes through {why}")
+        flow.features.freeze_sink(labels, f"it passes through {why}")
     for value in tree_leaves(call.out) if entering else ():
         if isinstance(value, Tensor) and value.is_floating_point():
             label_frozen(flow, value, f"it comes out of {why}")
@@ -64,4 +64,5 @@ def label_frozen(flow: Labelling, value: Tensor, why: str) -> None:
     """Gives a tensor one label that cannot be taken out, and says why."""
     label = flow.features.fresh(1)
     flow.features.freeze(label, why)
+    flow.features.mark_source(label)
     flow.label(value, label.reshape([1] * value.dim()).expand(value.shape))

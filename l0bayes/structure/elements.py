@@ -61,7 +61,7 @@ def _join(flow: Labelling, call: Call) -> None:
 
 def _freeze_indices(flow: Labelling, call: Call, indices: Any) -> None:
     for labels in labels_of(flow, indices):
-        flow.features.freeze(labels, f"{call.name} in {flow.where} uses it to say which elements to take")
+        flow.features.freeze_sink(labels, f"{call.name} in {flow.where} uses it to say which elements to take")
 
 
 def _as_strided(labels: Tensor, source: Tensor, out: Tensor) -> Tensor:
@@ -174,4 +174,6 @@ def embedding(flow: Labelling, call: Call) -> None:
     if labels is not None and call["sparse"]:
         flow.features.freeze(labels, f"{flow.where} has sparse gradients")
     if labels is not None:
-        flow.label(call.out, flow.features.merge(labels, [0])[0].expand(call.out.shape))
+        columns = flow.features.merge(labels, [0])[0]
+        flow.features.mark_source(columns)
+        flow.label(call.out, columns.expand(call.out.shape))

@@ -23,6 +23,8 @@ class Features:
         self._count = 0
         self._ties: list[Tensor] = []
         self._frozen: dict[int, str] = {}
+        self._sources: list[Tensor] = [torch.zeros(1, dtype=torch.int64)]  # what carries no label may carry the inputs
+        self._sinks: list[Tensor] = [torch.zeros(0, dtype=torch.int64)]
         self._mixed: dict[int, str] = {}
         self._sums: list[tuple[Tensor, Tensor, str]] = []
 
@@ -106,6 +108,25 @@ class Features:
         for label in thin.unique().tolist():
             if label:
                 self._frozen.setdefault(label, why)
+
+    def mark_source(self, labels: Tensor) -> None:
+        """Says that the network's inputs decide features otherwise than by a product with a weight."""
+        self._sources.append(_without_repeats(labels)[0].unique())
+
+    def freeze_sink(self, labels: Tensor, why: str) -> None:
+        """Says that features cannot be taken out since something else than a product with a weight needs them."""
+        self.freeze(labels, why)
+        self._sinks.append(_without_repeats(labels)[0].unique())
+
+    @property
+    def sources(self) -> Tensor:
+        """The labels of features that were marked as sources, and 0."""
+        return torch.cat(self._sources)
+
+    @property
+    def sinks(self) -> Tensor:
+        """The labels of features that something else than a product with a weight needs."""
+        return torch.cat(self._sinks)
 
     def classes(self, read: Tensor | None = None) -> "Classes":
         """Which features are coupled, given all that was tied so far, and the labels that weights read."""

@@ -71,7 +71,7 @@ class Finder:
             raise StructureError(f"net has no layer that can be gated as asked ({reasons or 'it has no layers'})")
         groups.sort(key=lambda group: not group.removable)  # single weights pay last: for what other gates leave open
         shapes = {name: parameter.shape for name, parameter in self._roles.net.named_parameters()}
-        return Structure(tuple(groups), dense, shapes, *self._work(groups, taken))
+        return Structure(tuple(groups), dense, shapes, *self._work(groups, taken), self._roles.links())
 
     def _units(self, layer: str, request: Request, taken: Taken) -> GateGroup | str:
         axis = self._roles.axis(layer, reads=False)

@@ -68,7 +68,7 @@ class Flow(TorchDispatchMode):
             outputs = self.net(*inputs)
         for value in tree_leaves(outputs):
             if isinstance(value, Tensor):
-                self.labelling.features.freeze(self.labelling.known(value), "its features leave the network")
+                self.labelling.features.freeze_sink(self.labelling.known(value), "its features leave the network")
             elif not isinstance(value, int | float | str | None):
                 raise StructureError(
                     f"net returns a {type(value).__name__}, in which features could leave the network unseen. Return "

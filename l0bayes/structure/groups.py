@@ -1,11 +1,13 @@
 """Gate groups: vectors of gates, and the slices of a network's tensors that each gate decides over."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from l0bayes.structure.links import Links
 
 Granularity = Literal["unit", "input", "weight"]
 GRANULARITIES: tuple[str, ...] = get_args(Granularity)
@@ -66,7 +68,7 @@ class GateGroup:
         slices: where the gates meet the network's tensors.
         own: weights that each gate pays for in the paper's accounting (§2.4): those that make the feature, or, for
             the inputs of a layer, those that read it.
-        min_units: how many gates the test-time network keeps at least.
+        min_units: how many gates the test-time network keeps at least, see :mod:`l0bayes.structure.alive`.
         selects: the layer whose input must be narrowed before it runs, because whatever produces the feature
             stays as it is; ``None`` if the producer itself gets narrower.
     """
@@ -119,6 +121,7 @@ class Structure:
         shapes: name to shape of every parameter.
         macs: parameter name to multiply-accumulates per element and input.
         products: multiply-accumulates without a parameter.
+        links: how information goes through the network.
     """
 
     groups: tuple[GateGroup, ...]
@@ -126,6 +129,7 @@ class Structure:
     shapes: Mapping[str, torch.Size] = field(default_factory=dict)
     macs: Mapping[str, float] = field(default_factory=dict)
     products: tuple[Product, ...] = ()
+    links: Links = field(default_factory=Links)
 
     def __str__(self) -> str:
         width = max([len(group.name) for group in self.groups] + [len(layer) for layer in self.dense] + [20]) + 2
@@ -142,7 +146,7 @@ class Structure:
         kept = tuple(group for group in self.groups if group.name not in groups)
         dense = {group.layer: groups[group.name] for group in self.groups if group.name in groups}
         products = tuple(product.ungated() if product.group in groups else product for product in self.products)
-        return Structure(kept, {**self.dense, **dense}, self.shapes, self.macs, products)
+        return replace(self, groups=kept, dense={**self.dense, **dense}, products=products)
 
 
 def _shown(part: Slice) -> str:

@@ -67,6 +67,7 @@ class Labelling:
         self._blank: dict[int, Tensor] = {}
         self._input = self.features.fresh(1)
         self.features.freeze(self._input, "it is tied to the network's own input")
+        self.features.mark_source(self._input)
         tensors = [*net.named_parameters(), *net.named_buffers()]
         self._held = {tensor.untyped_storage().data_ptr(): (name, tensor) for name, tensor in tensors if tensor.numel()}
         self._shapes = {name: tensor.shape for name, tensor in tensors}
@@ -146,7 +147,7 @@ class Labelling:
         elif old is not None or labels is not None:
             for value in (old, labels):
                 if value is not None:
-                    self.features.freeze(value, f"{self.where} writes its features into another tensor")
+                    self.features.freeze_sink(value, f"{self.where} writes its features into another tensor")
 
     def meet_in_place(self, tensor: Tensor, labels: Tensor) -> None:
         """Labels of a result that stands where one of its operands stood, tied to it already."""

@@ -15,6 +15,7 @@ from l0bayes.errors import StructureError
 from l0bayes.layers.fewer_heads import supports
 from l0bayes.layers.kinds import CONVOLUTIONS
 from l0bayes.structure.flow import Flow
+from l0bayes.structure.links import Link, Links
 from l0bayes.structure.multiplications import unfused_attention
 from l0bayes.structure.names import as_arguments, join_name, layer_of, rows_of, shared_parameters
 
@@ -171,6 +172,22 @@ class Roles:
         """Whether a dimension is that of a weight or an embedding, and not of something that follows them."""
         owner = self.modules.get(tensor.rpartition(".")[0])
         return (tensor, dim) in self._flow.axes or isinstance(owner, nn.Embedding)
+
+    def links(self) -> Links:
+        """How information goes through the network."""
+        ends: dict[str, dict[bool, int]] = {}
+        for (tensor, dim), axis in self._flow.axes.items():
+            ends.setdefault(tensor, {}).setdefault(axis.reads, dim)
+        weights = [
+            Link(name, dims[False], dims[True], self.axes[name, dims[False]][0], self.axes[name, dims[True]][0])
+            for name, dims in ends.items()
+            if len(dims) == 2  # noqa: PLR2004 (a grouped convolution's features are those that it reads)
+        ]
+        sources, sinks = (
+            frozenset(self.classes.of(labels).tolist())
+            for labels in (self._flow.features.sources, self._flow.features.sinks)
+        )
+        return Links(tuple(weights), sources, sinks - {self.classes.none})
 
     # -- layers ---------------------------------------------------------------------------------------------------
 

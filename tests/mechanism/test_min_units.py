@@ -80,7 +80,7 @@ def test_patterns_have_their_own():
 
 def test_selected_inputs_and_single_weights_too():
     _, guide = trained(-9.0, {"fc1": "input", "fc2": "weight"})
-    assert opened(guide) == {"fc1.input": 1, "fc2.weight": 0}
+    assert opened(guide) == {"fc1.input": 1, "fc2.weight": 1}
     _, guide = trained(-9.0, {"fc1": "input", "fc2": "weight"}, min_units=3)
     assert opened(guide) == {"fc1.input": 3, "fc2.weight": 3}
 
