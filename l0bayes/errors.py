@@ -25,6 +25,10 @@ class FileInUseError(L0BayesError, RuntimeError):
     """A file that another run is writing."""
 
 
+class ThreadError(L0BayesError, RuntimeError):
+    """A call in one thread while another trains."""
+
+
 class DivergenceError(L0BayesError, ArithmeticError):
     """Training whose loss stopped being a finite number."""
 

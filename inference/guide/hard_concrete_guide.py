@@ -20,6 +20,7 @@ from l0bayes.find_sparse import sparse_modules
 from l0bayes.inference.guide.families import BetaFamily, Family, GateFamily, NormalFamily, PointFamily
 from l0bayes.inference.guide.latent_site import LatentSite, check_slabs, full_size, is_gate, reference, unwrap
 from l0bayes.owned_module import OwnedModule
+from l0bayes.threads import one_thread
 
 Others = Literal["normal", "point"]
 
@@ -127,7 +128,10 @@ class HardConcreteGuide(OwnedModule, HookedGuide):
         latents = getattr(model, "sample_latents", None) if not args and not kwargs else None
         traced = InitMessenger(self._initial_value)(latents or model)
         traced = poutine.block(traced, self.hides)
-        with pyro.get_param_store().scope():  # a user's own modules must not meet in the global store here
+        with (
+            one_thread("HardConcreteGuide"),
+            pyro.get_param_store().scope(),
+        ):  # a user's own modules must not meet in the global store here
             self.prototype_trace = poutine.block(poutine.trace(traced).get_trace)(*args, **kwargs)
         self.agree_with_list()
         sites = {}

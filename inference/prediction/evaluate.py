@@ -12,6 +12,7 @@ from l0bayes.evaluating import evaluating
 from l0bayes.find_sparse import is_gated
 from l0bayes.inference.prediction.predict import predict
 from l0bayes.models.likelihood import Likelihood
+from l0bayes.threads import one_thread
 
 _PAIR = 2
 
@@ -64,7 +65,7 @@ def _errors(model: Likelihood, guide: Any, batch: Any) -> Tensor:
 
 
 def _output_at_median(model: Likelihood, guide: Any, x: Tensor) -> Tensor:
-    with evaluating(model):
+    with one_thread("evaluate"), evaluating(model):
         median = guide.median() if any(True for _ in guide.parameters()) else {}
         output: Tensor = poutine.condition(model.child("net"), data=median)(x)
     return output

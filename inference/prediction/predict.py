@@ -10,6 +10,7 @@ from l0bayes.checks import check_inputs
 from l0bayes.errors import DataError
 from l0bayes.evaluating import evaluating
 from l0bayes.find_sparse import find_sparse
+from l0bayes.threads import one_thread
 
 Gates = Literal["point", "sample"]
 
@@ -43,6 +44,7 @@ def predict(
     Raises:
         ValueError: if ``gates``, ``num_samples``, ``batch_size`` or ``rule`` is out of range.
         DataError: if ``x`` is empty or not finite, or the network returns something else than one tensor.
+        ThreadError: if another thread of this process trains; predictions of several threads wait for one another.
     """
     if gates not in get_args(Gates):
         raise ValueError(f"gates must be one of {', '.join(get_args(Gates))}; got {gates!r}")
@@ -64,7 +66,7 @@ def predict(
             )
         return torch.cat(parts)
 
-    with evaluating(sparse):
+    with one_thread("predict"), evaluating(sparse):
         if gates == "point":
             return outputs(guide.point(rule), {})
         distributions = guide.gates()

@@ -50,6 +50,7 @@ from l0bayes.inference.training.validation import (
 )
 from l0bayes.models.likelihood import Likelihood
 from l0bayes.posterior.cost import expected_l0, expected_macs, open_l0
+from l0bayes.threads import one_thread
 
 _UNSHOWN = ("seconds", "steps")  # by the progress bar
 
@@ -138,6 +139,7 @@ def fit(
         DataError: if the loader is empty or its data do not suit the model.
         DivergenceError: if the loss stops being finite, or no gate is open any more.
         FileFormatError: if the checkpoint is damaged or belongs to another run.
+        ThreadError: if another thread of this process trains: give each run a process of its own.
         FileInUseError: if another run is writing the checkpoint or the history.
         KeyboardInterrupt: on Ctrl-C, after the step in progress; its message says where the checkpoint is.
     """
@@ -149,7 +151,12 @@ def fit(
     asked = resolved(asked, model, train_loader)
     check_options(model, train_loader, validation_loader, asked, targets=bool(targets), own_elbo=elbo is not None)
     files = {"checkpoint": None if checkpoint is None else Path(checkpoint), "history": history_path(history)}
-    with claimed(**files), pyro.get_param_store().scope(), deferred_interrupt() as interruption:
+    with (
+        one_thread("fit", run=True),
+        claimed(**files),
+        pyro.get_param_store().scope(),
+        deferred_interrupt() as interruption,
+    ):
         elbo = elbo or ClosedFormKL_ELBO(num_particles=asked.num_particles, antithetic=asked.antithetic)
         objective = Objective(elbo, model, guide, bf16=asked.bf16)
         if teacher is not None:

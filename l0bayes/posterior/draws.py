@@ -20,6 +20,7 @@ from l0bayes.owned_module import parameters_unheard
 from l0bayes.sparse_module import SparseModule
 from l0bayes.structure.groups import along
 from l0bayes.subnetwork.masked import masked_weights
+from l0bayes.threads import one_thread
 
 Arrays = dict[str, np.ndarray]
 
@@ -60,6 +61,11 @@ def draws_of(
         ValueError: if a pattern matches no weight.
         DataError: if the model observes nothing with these data, or only a part of them.
     """
+    with one_thread("to_arviz"):
+        return _draws_of(guide, num_samples, data, weights)
+
+
+def _draws_of(guide: Any, num_samples: int, data: Sequence[Any] | None, weights: str | Sequence[str]) -> Draws:
     values = {site: fn.sample((num_samples,)) for site, fn in guide.distributions().items()}
     posterior = {site: _array(value) for site, value in values.items()}
     if data is None and not weights:
