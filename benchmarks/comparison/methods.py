@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import nn
+
 from comparison.paper import has_recipe, paper
 from comparison.pruning import fisher, group_sparsity, has_scales, magnitude, slimming, taylor
 from comparison.tasks import Task
@@ -42,6 +44,11 @@ def ours(job: Job) -> Finished:
     return _gated(job, job.task.options)
 
 
+def taught(job: Job) -> Finished:
+    """The same, with the full network, trained as long before, as its teacher."""
+    return _gated(job, job.task.options, teacher=trained(job, job.task.build(), job.task.options))
+
+
 def svi(job: Job) -> Finished:
     """Gates drawn and moved by their gradients to the same target; fixed in the last quarter of the epochs."""
     epochs = job.task.options.epochs
@@ -49,11 +56,12 @@ def svi(job: Job) -> Finished:
     return _gated(job, job.task.options.changed(selection="svi", epochs=epochs - late, fine_tune=late))
 
 
-def _gated(job: Job, options: FitOptions) -> Finished:
+def _gated(job: Job, options: FitOptions, teacher: nn.Module | None = None) -> Finished:
     task = job.task
     model = Classifier(sparsify(task.build(), job.example, gates=task.gates), num_data=len(job.data.train))
     guide, loader = HardConcreteGuide(model), task.batches(job.data.train)
-    fit(model, guide, loader, target=task.target, options=options, checkpoint=job.checkpoint, progress=False)
+    kept = {"checkpoint": job.checkpoint, "teacher": teacher}
+    fit(model, guide, loader, target=task.target, options=options, progress=False, **kept)
     opened = {name: gates != 0 for name, gates in guide.point().items()}
     return Finished(compact(model, guide), opened)
 
@@ -88,6 +96,7 @@ METHODS = {
     "group-lasso": Method("Torch-Pruning, group sparsity", group_sparsity),
     "slimming": Method("Torch-Pruning, network slimming", slimming, suits=has_scales),
     "l0bayes": Method("l0bayes", ours),
+    "taught": Method("l0bayes, with the dense network as teacher", taught),
     "widths": Method("widths of l0bayes, from scratch", found_from_scratch, follows_ours=True),
     "ticket": Method("units of l0bayes, rewound", ticket, follows_ours=True),
     "svi": Method("l0bayes, drawn gates (svi)", svi),
