@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from comparison.pruning import magnitude
 from comparison.training import Finished, Job, trained, uniform, with_units
+from comparison.weights import gradual, lottery, soft_threshold
 from l0bayes import compact, sparsify
 from l0bayes.inference import FitOptions, HardConcreteGuide, fit
 from l0bayes.models import Classifier
@@ -78,4 +79,7 @@ METHODS = {
     "widths": Method("widths of l0bayes, from scratch", found_from_scratch, follows_ours=True),
     "ticket": Method("units of l0bayes, rewound", ticket, follows_ours=True),
     "svi": Method("l0bayes, drawn gates (svi)", svi),
+    "gradual": Method("single weights, gradual magnitude", gradual),
+    "str": Method("single weights, STR", soft_threshold),
+    "lottery": Method("single weights, lottery ticket", lottery),
 }

@@ -1,6 +1,6 @@
 """What all methods of the comparison share: one loop of training, and how a network's size is counted."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from comparison.tasks import Data, Task
 from l0bayes import sparsify
-from l0bayes.inference import FitOptions, HardConcreteGuide, fit
+from l0bayes.inference import FitOptions, HardConcreteGuide, TensorBatches, fit
 from l0bayes.models import Classifier
 from l0bayes.posterior.cost import cost
 from l0bayes.subnetwork.compacted import compact_network
@@ -55,14 +55,49 @@ class Job:
         """Two images."""
         return self.data.train.x[:2]
 
+    @property
+    def steps(self) -> int:
+        """Of all epochs."""
+        return self.task.options.epochs * len(self.task.batches(self.data.train))
 
-def trained(job: Job, net: nn.Module, options: FitOptions | None = None) -> nn.Module:
-    """A plain network, trained by the same loop, on the same schedule, as everything else here."""
+
+def trained(
+    job: Job,
+    net: nn.Module,
+    options: FitOptions | None = None,
+    after_step: Callable[[int], None] | None = None,
+) -> nn.Module:
+    """A plain network, trained by the same loop, on the same schedule, as everything else here.
+
+    Args:
+        job: what is trained on.
+        net: the network, trained in place.
+        options: others than the task's.
+        after_step: told the number of each step once it is done.
+    """
     model = Classifier(net, num_data=len(job.data.train))
     guide, loader = HardConcreteGuide(model), job.task.batches(job.data.train)
-    checkpoint = job.checkpoint if options is None else None
-    fit(model, guide, loader, options=options or job.task.options, checkpoint=checkpoint, progress=False)
+    checkpoint = job.checkpoint if options is None and after_step is None else None
+    batches = loader if after_step is None else _Followed(loader, after_step)
+    fit(model, guide, batches, options=options or job.task.options, checkpoint=checkpoint, progress=False)
     return net
+
+
+class _Followed:
+    """Batches, of which each is followed by a call once the step with it is done, when the next one is asked for."""
+
+    def __init__(self, batches: TensorBatches, after_step: Callable[[int], None]) -> None:
+        self._batches, self._after_step = batches, after_step
+        self._steps = 0
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self._batches:
+            yield batch
+            self._steps += 1
+            self._after_step(self._steps)
 
 
 def share_of(task: Task, small: nn.Module, full: nn.Module, example: Tensor) -> float:
