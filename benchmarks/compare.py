@@ -116,6 +116,9 @@ def run(task_name: str, data: Data, seed: int, methods: list[str], checkpoints: 
         known = any(row["method"] == method and row["seed"] == seed for row in stored(path))
         if method not in methods or known:
             continue
+        if not METHODS[method].suits(task):
+            print(f"{method}: not for {task_name}")
+            continue
         if METHODS[method].follows_ours and not found:
             print(f"{method}: run it together with l0bayes, whose row must not be stored yet")
             continue

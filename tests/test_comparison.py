@@ -1,6 +1,7 @@
-"""The methods of ``benchmarks/comparison``: zeros that hold, and sizes that are what is said."""
+"""The methods of ``benchmarks/comparison``: zeros that hold, sizes that are what is said, what units are ranked by."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from comparison.training import Job, trained
 
 from l0bayes.inference import FitOptions, Target
 from l0bayes.inference.data.datasets import Split
-from l0bayes.models import MLP
+from l0bayes.models import MLP, LeNet5
 
 
 class Convolutions(nn.Module):
@@ -180,3 +181,82 @@ def test_steps_are_told_once_they_are_done():
     trained(task, net, after_step=note)
     assert steps == list(range(1, task.steps + 1))
     assert all(moved)
+
+
+# -- structured pruning ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pruning():
+    pytest.importorskip("torch_pruning")
+    from comparison import pruning  # noqa: PLC0415 (it needs torch_pruning)
+
+    return pruning
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_gradients_are_averaged_over_batches(pruning, power):
+    task = JOBS["macs, SGD, bfloat16"]()
+    net = task.task.build()
+    batches = task.task.batches(task.data.train)
+    batches.shuffle = False
+    found = pruning._mean_gradients(net, batches, 5, power)
+    net.eval()
+    losses = [F.cross_entropy(net(x), y) for x, y in zip(batches.x.split(8)[:5], batches.y.split(8)[:5], strict=True)]
+    for name, parameter in net.named_parameters():
+        grads = [torch.autograd.grad(loss, parameter, retain_graph=True)[0].abs() ** power for loss in losses]
+        torch.testing.assert_close(found[name], torch.stack(grads).mean(0))
+
+
+def test_a_layer_that_ranks_last_keeps_two_units(pruning):
+    task = job(LeNet5, (1, 28, 28), "parameters", share=0.0096)
+    net = LeNet5()
+
+    def importance(group):
+        units = len(group[0].idxs)
+        return torch.arange(units) / units + (units != net.conv2.out_channels)
+
+    small = pruning._pruned(task, net, net, importance, 0.0096)
+    assert small.conv2.out_channels == 2
+    assert pruning.share_of(task.task, small, net, task.example) == pytest.approx(0.0096, rel=0.05)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "taylor", "fisher", "group_sparsity", "slimming"])
+def test_units_go_until_the_target_is_met(pruning, method):
+    task = job(Chain, (2, 8, 8), "macs", share=0.4, **SGD)
+    finished = getattr(pruning, method)(task)
+    share = pruning.share_of(task.task, finished.net, task.task.build(), task.example)
+    assert 0.32 < share <= 0.4
+
+
+class Chain(nn.Sequential):
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(2, 16, 3, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 16, 3, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(16, 3),
+        )
+
+
+def test_slimming_pulls_scales_down_that_nothing_holds(pruning, monkeypatch):
+    task = job(Chain, (2, 8, 8), "macs", share=0.4, optimizer="sgd", lr=0.1)
+    task = replace(task, data=replace(task.data, train=Split(torch.zeros(64, 2, 8, 8), task.data.train.y)))
+    seen = []
+    monkeypatch.setattr(pruning, "_pruned_at_once", lambda _, net, __: seen.append(net))
+    pruning.slimming(task)
+    assert seen[0][1].weight.abs().max() < 0.5  # from 1; momentum would take further steps to make it 0
+
+
+def test_gradients_are_changed_within_and_not_after(pruning):
+    task = JOBS["macs, SGD, bfloat16"]()
+    calls = []
+    with pruning._before_steps(lambda: calls.append(1)):
+        pruning._train(task, task.task.build(), 2)
+    pruning._train(task, task.task.build(), 1)
+    assert len(calls) == 2 * 8

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from comparison.pruning import magnitude
+from comparison.pruning import fisher, group_sparsity, has_scales, magnitude, slimming, taylor
+from comparison.tasks import Task
 from comparison.training import Finished, Job, trained, uniform, with_units
 from comparison.weights import gradual, lottery, soft_threshold
 from l0bayes import compact, sparsify
@@ -56,6 +57,10 @@ def _gated(job: Job, options: FitOptions) -> Finished:
     return Finished(compact(model, guide), opened)
 
 
+def _always(_: Task) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Method:
     """A row of the comparison.
@@ -64,17 +69,23 @@ class Method:
         title: what tables and pictures call it.
         run: trains a network.
         follows_ours: whether it takes what l0bayes found from the same seed.
+        suits: whether it can be applied to a task.
     """
 
     title: str
     run: Callable[[Job], Finished]
     follows_ours: bool = False
+    suits: Callable[[Task], bool] = _always
 
 
 METHODS = {
     "dense": Method("dense", dense),
     "thin": Method("thin, from scratch", thin),
     "magnitude": Method("Torch-Pruning, magnitude", magnitude),
+    "taylor": Method("Torch-Pruning, Taylor", taylor),
+    "fisher": Method("Torch-Pruning, Fisher", fisher),
+    "group-lasso": Method("Torch-Pruning, group sparsity", group_sparsity),
+    "slimming": Method("Torch-Pruning, network slimming", slimming, suits=has_scales),
     "l0bayes": Method("l0bayes", ours),
     "widths": Method("widths of l0bayes, from scratch", found_from_scratch, follows_ours=True),
     "ticket": Method("units of l0bayes, rewound", ticket, follows_ours=True),
