@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from comparison.paper import has_recipe, paper
 from comparison.pruning import fisher, group_sparsity, has_scales, magnitude, slimming, taylor
 from comparison.tasks import Task
 from comparison.training import Finished, Job, trained, uniform, with_units
@@ -90,6 +91,7 @@ METHODS = {
     "widths": Method("widths of l0bayes, from scratch", found_from_scratch, follows_ours=True),
     "ticket": Method("units of l0bayes, rewound", ticket, follows_ours=True),
     "svi": Method("l0bayes, drawn gates (svi)", svi),
+    "paper": Method("the paper's settings", paper, suits=has_recipe),
     "gradual": Method("single weights, gradual magnitude", gradual),
     "str": Method("single weights, STR", soft_threshold),
     "lottery": Method("single weights, lottery ticket", lottery),
