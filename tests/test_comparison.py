@@ -260,10 +260,3 @@ def test_gradients_are_changed_within_and_not_after(pruning):
         pruning._train(task, task.task.build(), 2)
     pruning._train(task, task.task.build(), 1)
     assert len(calls) == 2 * 8
-
-
-@pytest.mark.usefixtures("pruning")
-def test_methods_have_names_of_their_own():
-    from comparison.methods import METHODS  # noqa: PLC0415 (it needs torch_pruning)
-
-    assert len({method.title for method in METHODS.values()}) == len(METHODS)
