@@ -29,6 +29,7 @@ COLOURS = {
     "group-lasso": "#0f9aa8",
     "slimming": "#6a6fd0",
     "l0bayes": "#e6550d",
+    "taught": "#a63603",
     "widths": "#f59b4c",
     "ticket": "#e3b23c",
     "svi": "#8c564b",

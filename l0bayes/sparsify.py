@@ -14,6 +14,7 @@ from l0bayes.gate_options import COSTS, GateOptions, match_layers, named_costs, 
 from l0bayes.sparse_module import SlabName, SparseModule
 from l0bayes.structure import Finder, Request, Roles, Structure, as_arguments
 from l0bayes.structure.names import layer_of
+from l0bayes.subnetwork.chance import chance_kept
 from l0bayes.subnetwork.compacted import compact_network
 from l0bayes.subnetwork.equivalence import keep_the_input_in_sight, leave_out_what_differs, refuse_recomputation
 from l0bayes.subnetwork.noisy_weights import read_once
@@ -93,8 +94,9 @@ def sparsify(
     _check_example(inputs)
     with (
         one_thread("sparsify"),
-        torch.autocast("cpu", enabled=False),
-    ):  # copies of the weights would hide what becomes of them
+        torch.autocast("cpu", enabled=False),  # casts would hide what becomes of the weights
+        chance_kept(net),
+    ):
         roles = Roles(net, inputs)
     layers = roles.layers()
     options = {layer: read_options(layer, value, default) for layer, value in match_layers(layers, gates).items()}
@@ -102,7 +104,7 @@ def sparsify(
     owners = dict.fromkeys([*layers, *map(layer_of, structure.shapes)])  # norms and the like have a price too
     options = {name: read_options(name, value, default) for name, value in match_layers(list(owners), gates).items()}
     device = next(net.parameters()).device.type
-    with one_thread("sparsify"), torch.autocast(device, enabled=False), torch.random.fork_rng():
+    with one_thread("sparsify"), torch.autocast(device, enabled=False), chance_kept(net):
         refuse_recomputation(net, inputs)
         structure = leave_out_what_differs(net, structure, inputs)
         by_default = {g.name for g in structure.groups if g.kind == "unit" and options[g.layer].min_units is None}

@@ -12,6 +12,15 @@ from l0bayes.structure.features import Features, with_repeats
 _LARGE = 1 << 18  # parameters beyond this get a label per entry of their last dimension, not one per element
 
 
+def has_storage(tensor: Tensor) -> bool:
+    """Whether a tensor has its numbers one beside the other in memory; sparse ones do not."""
+    return tensor.layout == torch.strided and tensor.numel() > 0
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
 @dataclass
 class Axis:
     """A dimension of a weight: the features that its positions make, or that they read."""
@@ -69,7 +78,7 @@ class Labelling:
         self.features.freeze(self._input, "it is tied to the network's own input")
         self.features.mark_source(self._input)
         tensors = [*net.named_parameters(), *net.named_buffers()]
-        self._held = {tensor.untyped_storage().data_ptr(): (name, tensor) for name, tensor in tensors if tensor.numel()}
+        self._held = {_storage(tensor): (name, tensor) for name, tensor in tensors if has_storage(tensor)}
         self._shapes = {name: tensor.shape for name, tensor in tensors}
         self._trained = {name for name, _ in net.named_parameters()}
 
@@ -93,7 +102,7 @@ class Labelling:
         labels: Tensor | None = self._labels.get(tensor)
         if labels is not None or not tensor.is_floating_point():
             return labels
-        name, held = self._held.get(tensor.untyped_storage().data_ptr(), (None, None))
+        name, held = self._held_at(tensor)
         if name is None or held is None:
             return None
         whole = self._elements_of(name, held)
@@ -111,7 +120,10 @@ class Labelling:
 
     def is_weight(self, tensor: Any) -> bool:
         """Whether a tensor is (a view of) a parameter or buffer itself, of which no part has been computed."""
-        return isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() in self._held
+        return isinstance(tensor, Tensor) and self._held_at(tensor)[0] is not None
+
+    def _held_at(self, tensor: Tensor) -> tuple[str, Tensor] | tuple[None, None]:
+        return self._held.get(_storage(tensor), (None, None)) if has_storage(tensor) else (None, None)
 
     def known(self, tensor: Tensor) -> Tensor:
         """The labels of a tensor, all 0 where it carries no features."""
@@ -188,7 +200,7 @@ class Labelling:
         """The parameter that a matrix is a view of; ``None`` if it is something computed."""
         if not isinstance(tensor, Tensor) or self._labels.get(tensor) is not None:
             return None
-        name, held = self._held.get(tensor.untyped_storage().data_ptr(), (None, None))
+        name, held = self._held_at(tensor)
         if name is None or held is None:
             return None
         free = list(range(held.dim()))

@@ -29,6 +29,7 @@ _COPIES = _names("clone _to_copy contiguous detach alias lift_fresh")
 _POINTWISE = _names("""
     native_dropout bernoulli bernoulli_ hardswish hardswish_ prelu _prelu_kernel masked_fill masked_fill_ nan_to_num
     log_sigmoid_forward rrelu_with_noise where clamp clamp_min clamp_max rand_like randn_like
+    normal
 """)
 _REDUCES = _names("""
     mean sum amax amin max min var std var_mean prod logsumexp linalg_vector_norm norm argmax argmin any all median
@@ -38,7 +39,7 @@ _MAKES = _names("""
     zeros ones full empty zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty
     empty_strided new_empty_strided empty_permuted
 """)
-_OVERWRITES = _names("fill_ zero_ normal_ uniform_")
+_OVERWRITES = _names("fill_ zero_ normal_ uniform_ exponential_ log_normal_ cauchy_ geometric_")
 _BATCH_NORM = re.compile(r"(native|cudnn|miopen|_native)_batch_norm\w*|_batch_norm_with_update\w*")
 _ROUNDING = 1e-9
 _ATTENTION = re.compile(r"_scaled_dot_product_\w*attention\w*")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from l0bayes.compat import tree_leaves, tree_map_tensors
 from l0bayes.errors import StructureError
 from l0bayes.structure import GateGroup, Structure
+from l0bayes.subnetwork.replacing import kept_elsewhere
 from l0bayes.subnetwork.trial import Trial
 
 
@@ -31,19 +32,46 @@ def leave_out_what_differs(net: nn.Module, structure: Structure, inputs: tuple[A
     Raises:
         StructureError: if no group is left.
     """
+    bad = _used_from_elsewhere(net, structure, inputs)
+    good: list[GateGroup] = [group for group in structure.groups if group.name not in bad]
     trial = Trial(net, inputs)
-    good: list[GateGroup] = list(structure.groups)
-    bad: dict[str, str] = {}
+    if (what := trial.chance()) is not None:
+        raise StructureError(
+            f"net: {what} gives something else each time it runs, and not by one of torch's random functions, which "
+            "are held here, so gates cannot be tried out. Draw by those (torch.randn_like, torch.rand), or leave the "
+            "noise out while sparsify runs"
+        )
+    tried: dict[str, str] = {}
     for case in trial.cases():
         candidates, good = good, []
-        trial.sort(case, candidates, good, bad)
+        trial.sort(case, candidates, good, tried)
+    drawn = trial.chance(seed=1) if tried else None
+    if drawn is not None:
+        why = f"{drawn} gives random numbers, which may be others for another width: draw them by torch.randn_like"
+        tried = {name: f"{reason}; {why}" for name, reason in tried.items()}
+    bad |= tried
     if not good:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in bad.items())
         raise StructureError(
-            f"{type(net).__name__} gives different outputs with closed features masked and removed ({reasons}). Gate "
-            "fewer layers, by patterns in gates"
+            f"no gates that were asked for can be had on this {type(net).__name__} ({reasons}). Gate other layers, by "
+            "patterns in gates, or change what the reasons name"
         )
     return structure.without(bad)
+
+
+def _used_from_elsewhere(net: nn.Module, structure: Structure, inputs: tuple[Any, ...]) -> dict[str, str]:
+    """Groups over tensors that the network does not take from its modules, with the reason."""
+    names = {part.tensor for group in structure.groups for part in group.slices}
+    elsewhere = kept_elsewhere(net, names, inputs)
+    found = {}
+    for group in structure.groups:
+        tensors = list(dict.fromkeys(part.tensor for part in group.slices if part.tensor in elsewhere))
+        if tensors:
+            found[group.name] = (
+                f"{', '.join(map(repr, sorted(tensors)[:3]))}: used from elsewhere than its module, such as a list, a "
+                "dict, a closure or a cached attribute, where gates cannot reach it. Take it from the module in forward"
+            )
+    return found
 
 
 @torch.enable_grad()

@@ -1,6 +1,7 @@
 """The masked network: full size, closed features multiplied by zero. What subnetworks must agree with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -55,3 +56,24 @@ def masked_weights(
             value = torch.where(table >= 0, gate[table.clamp(min=0)], 1.0)
             tensors[part.tensor] = tensor * along(value, part.dim, tensor.shape)
     return tensors
+
+
+@contextmanager
+def multiplied(net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within it, the network's very parameters are multiplied by the gates: the definition without any substitution.
+
+    Args:
+        net: the network.
+        groups: its gate groups.
+        gates: group name to gate values of shape ``(size,)``.
+    """
+    with torch.no_grad():
+        values = masked_weights(net, groups, gates)
+        before = {name: net.get_parameter(name).detach().clone() for name in values}
+    try:
+        for name, value in values.items():
+            net.get_parameter(name).data.copy_(value)
+        yield
+    finally:
+        for name, value in before.items():
+            net.get_parameter(name).data.copy_(value)

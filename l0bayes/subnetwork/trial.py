@@ -1,18 +1,22 @@
 """A trial of a structure: a copy of the network with random weights, run masked and narrowed for telling gates."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from l0bayes.compat import tree_leaves, tree_map_tensors
+from l0bayes.errors import StructureError
+from l0bayes.layers.widths import attributes, computes_by_width
 from l0bayes.structure import GateGroup
-from l0bayes.subnetwork.chance import NoChance, drop_nothing
+from l0bayes.subnetwork.chance import certain, drop_nothing, same, where_it_differs
+from l0bayes.subnetwork.compacted import compact_network
 from l0bayes.subnetwork.comparing import FewerDigits, LargestNumber, compare, compare_gradients, gradients
-from l0bayes.subnetwork.masked import masked_forward
+from l0bayes.subnetwork.masked import masked_forward, multiplied
 from l0bayes.subnetwork.running import run_subnetwork
 from l0bayes.subnetwork.selection import Selector
 
@@ -40,10 +44,11 @@ def _one_open(size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Case:
-    """Some gates, in evaluation or training mode."""
+    """Some gates, in evaluation or training mode, for a run or for the compacted network."""
 
     gates: Callable[[int], Tensor]
     training: bool = False
+    compacted: bool = False
 
 
 def _another(x: Tensor) -> Tensor:
@@ -61,25 +66,79 @@ class Trial:
     """
 
     def __init__(self, net: nn.Module, inputs: tuple[Any, ...], *, exact: bool = True) -> None:
-        if len(inputs) == 1 and isinstance(inputs[0], Tensor) and inputs[0].dim() > 3:  # noqa: PLR2004 (images)
-            inputs = (inputs[0][:1],)  # one tells as much as many
         self._net, self._inputs = copy.deepcopy(net).eval(), inputs
+        drop_nothing(self._net)
         self._double = False
+        self._known: tuple[Any, Any] = (None, None)  # outputs of the masked network, and what they were computed for
+        self._selector: tuple[Any, Any] = (None, None)  # and the names of the groups that it is for
+        self._trains = self._choose_rows(training=exact)
         if exact:
             self._turn_to_double()
-        drop_nothing(self._net)
+        self._randomise()
+
+    @torch.no_grad()
+    def _randomise(self) -> None:
         generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for name, tensor in [*self._net.named_parameters(), *self._net.named_buffers()]:
-                if not tensor.is_floating_point():
-                    continue
-                noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
-                if isinstance(tensor, nn.Parameter):
-                    tensor.copy_(noise * (tensor[0].numel() ** -0.5 if tensor.dim() > 1 else 1.0))
-                elif name.endswith("running_var"):
-                    tensor.copy_(0.5 + noise.abs())
-                elif name.endswith("running_mean"):
-                    tensor.copy_(noise)
+        for name, tensor in [*self._net.named_parameters(), *self._net.named_buffers()]:
+            if not tensor.is_floating_point() or tensor.layout != torch.strided:
+                continue
+            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
+            if isinstance(tensor, nn.Parameter):
+                tensor.copy_(noise * tensor[0].numel() ** -0.5 if tensor.dim() > 1 else noise)
+            elif name.endswith("running_var"):
+                tensor.copy_(0.5 + noise.abs())
+            elif name.endswith("running_mean"):
+                tensor.copy_(noise)
+
+    def _choose_rows(self, *, training: bool) -> bool:
+        """Chooses the fewest rows that tell all; whether the network runs on them in training mode too, if asked.
+
+        One image tells as much as many, but for networks that need several rows, as batch norm in training does.
+        """
+        given = self._inputs
+        choices = [given]
+        if len(given) == 1 and isinstance(given[0], Tensor) and given[0].dim() > 3:  # noqa: PLR2004 (images)
+            choices.insert(0, (given[0][:1],))
+        if all(isinstance(x, Tensor) and x.dim() > 0 and len(x) == 1 for x in given):
+            choices.append(tree_map_tensors(lambda x: torch.cat((x, _another(x))), given))
+        for self._inputs in choices:
+            if self._runs(training=False) and (not training or self._runs(training=True)):
+                return training
+        self._inputs = given
+        self._runs(training=False, strict=True)
+        return False
+
+    @torch.no_grad()
+    def _runs(self, *, training: bool, strict: bool = False) -> bool:
+        net = copy.deepcopy(self._net).train(training)
+        try:
+            with certain(net):
+                net(*self._given())
+        except Exception as error:
+            if strict:
+                raise StructureError(
+                    f"example_input: {type(net).__name__} does not run on it where it is ({error}). Pass one on the "
+                    "network's device, of the shape and type it takes"
+                ) from error
+            return False  # batch norm of a single value per channel, or whatever it says
+        return True
+
+    def chance(self, seed: int = 0) -> str | None:
+        """What is random in the network although torch's random functions are held; ``None`` if nothing is.
+
+        Args:
+            seed: of the second of two runs; with 0, as that of the first, it is what follows from no seed at all.
+        """
+        for training in (False, True) if self._trains else (False,):
+            case = Case(torch.ones, training=training)
+            runs = [partial(self._masked, case, (), {}, seed=s) for s in (0, seed)]
+            if not same(runs[0](), runs[1]()):
+                return where_it_differs(self._net, *runs) + (" in training mode" if training else "")
+        return None
+
+    def _gates(self, case: Case, groups: Sequence[GateGroup]) -> dict[str, Tensor]:
+        device = next(self._net.parameters()).device
+        return {group.name: case.gates(group.size).to(device) for group in groups}
 
     def blind_without(self, groups: Sequence[GateGroup], names: Sequence[str]) -> set[str]:
         """Those of ``names`` any one of which, closed, leaves an output that does not depend on the input.
@@ -100,7 +159,7 @@ class Trial:
         self._net = copy.deepcopy(net).double()
         self._inputs = tree_map_tensors(lambda x: x.double() if x.is_floating_point() else x, inputs)
         try:
-            with FewerDigits() as digits:
+            with certain(self._net), FewerDigits() as digits:
                 self._net(*self._given())
             self._double = not digits.seen
         except Exception:  # noqa: BLE001 (whatever it says)
@@ -113,10 +172,9 @@ class Trial:
         gates = {g.name: torch.full((g.size,), float(g.name not in closed), device=device) for g in groups}
         others = tree_map_tensors(_another, self._given())
         try:
-            with torch.random.fork_rng(devices=()):
-                torch.manual_seed(0)
+            with certain(self._net):
                 first = tree_leaves(masked_forward(self._net, groups, gates, *self._given()))
-                torch.manual_seed(0)
+            with certain(self._net):
                 second = tree_leaves(masked_forward(self._net, groups, gates, *others))
         except Exception:  # noqa: BLE001 (it takes no other input: nothing to be learned)
             return True
@@ -130,22 +188,22 @@ class Trial:
     def cases(self) -> Iterator[Case]:
         """What is checked, the most telling first; training mode only where the full network runs in it."""
         yield Case(_early_closed)
+        yield Case(_early_closed, compacted=True)
         yield Case(_late_closed)
         yield Case(_one_open)
-        try:
-            with torch.no_grad(), NoChance():
-                copy.deepcopy(self._net).train()(*self._given())
-        except (RuntimeError, ValueError, TypeError):  # batch norm of a single value per channel
+        if not self._trains:
             return
-        yield Case(_late_closed, training=True)
+        yield Case(_early_closed, training=True)
+        yield Case(_early_closed, training=True, compacted=True)
 
     def sort(self, case: Case, groups: Sequence[GateGroup], good: list[GateGroup], bad: dict[str, str]) -> None:
         """Puts each group where it belongs, by halves: most networks need one look."""
-        reason = self._difference(case, [*good, *groups]) if groups else None
+        reason = self._difference(case, [*good, *groups], alone=len(groups) == 1) if groups else None
         if reason is None:
             good.extend(groups)
         elif len(groups) == 1:
-            bad[groups[0].name] = f"with its closed features removed the network does not compute the same: {reason}"
+            how = "compacted" if case.compacted else "with its closed features removed"
+            bad[groups[0].name] = f"{how} the network does not compute the same: {reason}"
         else:
             middle = len(groups) // 2
             self.sort(case, groups[:middle], good, bad)
@@ -155,33 +213,99 @@ class Trial:
         """The network; in training mode a fresh copy, since each run changes what it keeps from batch to batch."""
         return copy.deepcopy(self._net).train() if case.training else self._net
 
-    def _difference(self, case: Case, groups: Sequence[GateGroup]) -> str | None:
-        """How the subnetwork differs from the masked network; ``None`` if it does not."""
-        device = next(self._net.parameters()).device
-        gates = {group.name: case.gates(group.size).to(device) for group in groups}
+    def _difference(self, case: Case, groups: Sequence[GateGroup], *, alone: bool) -> str | None:
+        """How the subnetwork differs from the masked network; ``None`` if it does not.
+
+        Args:
+            case: which gates are closed, and how it is run.
+            groups: the groups whose gates are, all of which but the last are known to be good if it is ``alone``.
+            alone: whether the last is the one that is tried, so that its reason matters.
+        """
+        gates = self._gates(case, groups)
         try:
-            with torch.random.fork_rng(devices=()), NoChance(), torch.set_grad_enabled(not self._double):
-                net = self._in_mode(case)
-                selection = Selector(net, groups)(net, gates)
-                selected = run_subnetwork(net, selection, *self._given())  # first, since it fails early
-                full = self._in_mode(case)
-                masked = masked_forward(full, groups, gates, *self._given())
-                self._compare(
-                    selected, masked, lambda: masked_forward(self._in_mode(case), groups, gates, *self._given())
-                )
-                if not self._double:
-                    compare_gradients(net, gradients(net, selected), gradients(full, masked))
+            if case.compacted:
+                self._try_compacted(case, groups, gates, explain=alone)
+            else:
+                self._try_run(case, groups, gates)
         except Exception as error:  # noqa: BLE001 (whatever a narrower network raises, its layer stays dense)
             return " ".join(str(error).split()) or type(error).__name__
         return None
 
-    def _compare(self, found: Any, wanted: Any, again: Callable[[], Any]) -> None:
-        """Raises ``AssertionError`` unless outputs agree; looks at what is in between only where they seem not to."""
+    def _try_run(self, case: Case, groups: Sequence[GateGroup], gates: Mapping[str, Tensor]) -> None:
+        """Raises unless a run of the subnetwork gives what the masked network does."""
+        net = self._in_mode(case)
+        with torch.set_grad_enabled(not self._double), certain(self._net):
+            selected = run_subnetwork(net, self._select(groups)(net, gates), *self._given())  # it fails early
+        self._compare(selected, case, groups, gates)
+        if not self._double:
+            full = self._in_mode(case)
+            with certain(self._net):
+                masked = masked_forward(full, groups, gates, *self._given())
+            compare_gradients(net, gradients(net, selected), gradients(full, masked))
+
+    def _select(self, groups: Sequence[GateGroup]) -> Selector:
+        """The selector of some groups, whose tables take a while to build."""
+        names = [group.name for group in groups]
+        if names != self._selector[0]:
+            self._selector = names, Selector(self._net, groups)
+        selector: Selector = self._selector[1]
+        return selector
+
+    @torch.no_grad()
+    def _try_compacted(
+        self, case: Case, groups: Sequence[GateGroup], gates: Mapping[str, Tensor], *, explain: bool
+    ) -> None:
+        """Raises unless the compacted network gives what the masked network does."""
+        full = self._in_mode(case)
+        small = compact_network(full, groups, gates)
+        with certain(self._net):
+            outputs = small(*self._given())
         try:
-            compare(found, wanted, double=self._double)
+            self._compare(outputs, case, groups, gates)
+        except AssertionError as error:
+            layer = self._whose_width_is_read(full, small, outputs) if explain else None
+            if layer is None:
+                raise
+            raise AssertionError(
+                f"forward reads the width that {layer!r} states, which is another there. Write the number instead"
+            ) from error
+
+    def _whose_width_is_read(self, full: nn.Module, small: nn.Module, outputs: Any) -> str | None:
+        """The layer whose full width, stated in the compacted network, changes its outputs."""
+        for name, layer in small.named_modules():
+            if computes_by_width(layer):
+                continue
+            stated = attributes(layer, {own: p.shape for own, p in layer.named_parameters(recurse=False)})
+            whole = {attribute: getattr(full.get_submodule(name), attribute) for attribute in stated}
+            try:
+                vars(layer).update(whole)
+                with certain(small):
+                    compare(small(*self._given()), outputs, double=self._double)
+            except AssertionError:
+                return str(name)
+            finally:
+                vars(layer).update(stated)
+        return None
+
+    def _compare(self, found: Any, case: Case, groups: Sequence[GateGroup], gates: Mapping[str, Tensor]) -> None:
+        """Raises ``AssertionError`` unless outputs are the masked network's.
+
+        Only where they seem not to be does it look at the numbers in between, whose rounding there may be left.
+        """
+        key = (case.gates, case.training, tuple(group.name for group in groups))
+        if key != self._known[0]:
+            self._known = key, self._masked(case, groups, gates)
+        try:
+            compare(found, self._known[1], double=self._double)
         except AssertionError:
             if not self._double:
                 raise
             with LargestNumber() as numbers:
-                again()
-            compare(found, wanted, largest=numbers.largest)
+                self._masked(case, groups, gates)
+            compare(found, self._known[1], largest=numbers.largest)
+
+    @torch.no_grad()
+    def _masked(self, case: Case, groups: Sequence[GateGroup], gates: Mapping[str, Tensor], seed: int = 0) -> Any:
+        net = self._in_mode(case)
+        with multiplied(net, groups, gates), certain(net, seed):
+            return net(*self._given())

@@ -1,10 +1,16 @@
 """The equivalence check is fair to networks that change, or draw, while they run."""
 
+import os
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812 (everybody's name for it)
 
 from l0bayes import sparsify
+from l0bayes.errors import StructureError
 
 
 class Noisy(nn.Module):
@@ -104,3 +110,78 @@ class Cancelling(nn.Module):
 
 def test_right_groups_that_agree_to_the_rounding_of_larger_numbers_keep_their_gates():
     assert "fc1.unit" in [group.name for group in sparsify(Cancelling(), torch.randn(3, 6)).groups]
+
+
+# -- chance ----------------------------------------------------------------------------------------------------------
+
+
+class Drawing(nn.Module):
+    """Draws something between two layers, in one mode or in both."""
+
+    def __init__(self, draw, *, training_only=False):
+        super().__init__()
+        self.fc1, self.fc2, self.fc3, self.fc4 = nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 3), nn.Linear(3, 2)
+        self.draw, self.training_only = draw, training_only
+        self.own = np.random.default_rng(3)
+
+    def forward(self, x):
+        h = self.fc1(x).relu()
+        if self.training or not self.training_only:
+            h = self.draw(self, h)
+        return self.fc4(self.fc3(self.fc2(h).relu()).relu())
+
+
+def attend(_, h):
+    return F.scaled_dot_product_attention(h[:, None, None], h[:, None, None], h[:, None, None], dropout_p=0.5)[:, 0, 0]
+
+
+TORCH = {
+    "attention that drops": attend,
+    "gumbel softmax": lambda _, h: h * F.gumbel_softmax(torch.ones(len(h), 1, 2), hard=True)[:, 0, :1],
+    "dropout in evaluation": lambda _, h: F.dropout(h, 0.5, training=True),
+    "alpha dropout": lambda _, h: F.alpha_dropout(h, 0.5, training=True),
+    "exponential": lambda _, h: h * torch.empty_like(h).exponential_(),
+    "normal": lambda _, h: h + torch.normal(torch.zeros_like(h), 1.0),
+    "a permutation": lambda _, h: h[torch.randperm(len(h))],
+    "numpy by rows": lambda _, h: h * torch.as_tensor(np.random.rand(len(h), 1), dtype=h.dtype),  # noqa: NPY002
+    "layers left out": lambda _, h: h if random.random() < 0.5 else 2 * h,  # noqa: S311
+    "a generator of its own": lambda s, h: h * s.own.random(),
+}
+BY_WIDTH = {
+    "numpy": lambda _, h: h + torch.from_numpy(np.random.randn(*h.shape)).to(h),  # noqa: NPY002
+    "a generator of its own": lambda s, h: h + torch.as_tensor(s.own.random(h.shape)).to(h),
+    "python": lambda _, h: h + torch.tensor([random.random() for _ in range(h.shape[1])]).to(h),  # noqa: S311
+}
+
+
+@pytest.mark.parametrize("training_only", [False, True])
+@pytest.mark.parametrize("name", TORCH)
+def test_networks_that_draw_keep_their_gates(name, training_only):
+    x = torch.randn(4, 6)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    net = Drawing(TORCH[name], training_only=training_only)
+    own = net.own.bit_generator.state
+    sparse = sparsify(net, x)
+    wanted = {"fc1.unit", "fc2.unit", "fc3.unit"} - ({"fc1.unit"} if name == "attention that drops" else set())
+    assert {group.name for group in sparse.groups} == wanted
+    assert random.getstate() == before[0]
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+    assert net.own.bit_generator.state == own
+
+
+@pytest.mark.parametrize("training_only", [False, True])
+@pytest.mark.parametrize("name", BY_WIDTH)
+def test_draws_past_torch_of_the_width_of_features_are_named(name, training_only):
+    sparse = sparsify(Drawing(BY_WIDTH[name], training_only=training_only), torch.randn(4, 6))
+    assert [group.name for group in sparse.groups] == ["fc2.unit", "fc3.unit"]
+    reason = sparse.structure.dense["fc1"]
+    assert "in Drawing" in reason
+    assert "gives random numbers" in reason
+    assert "torch.randn_like" in reason
+    assert ("training mode" in reason) == training_only
+
+
+def test_what_no_seed_holds_is_refused_and_named():
+    net = Drawing(lambda _, h: h * (1 + int.from_bytes(os.urandom(4)) / 2**32))
+    with pytest.raises(StructureError, match=r"mul in Drawing gives something else each time.*torch\.randn_like"):
+        sparsify(net, torch.randn(4, 6))

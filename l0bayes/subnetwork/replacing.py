@@ -1,0 +1,65 @@
+"""Does a network take its tensors from its modules, so that others can take their places?
+
+A weight that is also kept in a list, a closure or a cached view is used from there, whatever stands in the module: its
+gates would be paid for and do nothing.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from l0bayes.compat import TorchDispatchMode, tree_leaves, tree_map_tensors
+from l0bayes.structure.labelling import has_storage
+from l0bayes.subnetwork.tensors import tensor_of
+
+
+@torch.no_grad()
+def kept_elsewhere(net: nn.Module, names: Iterable[str], inputs: tuple[Any, ...]) -> set[str]:
+    """Those of a network's tensors that it uses, in evaluation or in training mode, although others were put in place.
+
+    Args:
+        net: the network; a copy of it is run.
+        names: of the tensors.
+        inputs: arguments that it accepts.
+    """
+    names = set(names)
+    twin = copy.deepcopy(net)
+    held = {_place(tensor_of(one, name)): name for one in (net, twin) for name in names}
+    seen: set[str] = set()
+    for training in (False, True):
+        others = {name: tensor_of(twin, name).detach().clone() for name in names}
+        try:
+            with _Uses(held, seen):
+                functional_call(twin.train(training), others, tree_map_tensors(torch.clone, inputs), tie_weights=False)
+        except Exception:  # noqa: BLE001, S112 (that it runs is the trial's business)
+            continue
+    return seen
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+class _Uses(TorchDispatchMode):
+    """Notes which of some tensors operations are given, whole or in part.
+
+    Args:
+        held: where a tensor's numbers are, to its name.
+        seen: takes the names.
+    """
+
+    def __init__(self, held: Mapping[int, str], seen: set[str]) -> None:
+        parent: Any = super()
+        parent.__init__()
+        self._held, self._seen = held, seen
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Computes an operation, and looks at what it is given."""
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, Tensor) and has_storage(value) and _place(value) in self._held:
+                self._seen.add(self._held[_place(value)])
+        return func(*args, **(kwargs or {}))
