@@ -22,6 +22,7 @@ from l0bayes.compat import FollowsDevice
 from l0bayes.distributions import HardConcrete, JointL0Prior, L0Prior, SpikeAndSlabPrior
 from l0bayes.errors import DataError
 from l0bayes.gate_options import GateOptions
+from l0bayes.min_units import with_min_units
 from l0bayes.owned_module import OwnedModule
 from l0bayes.structure import GateGroup, Structure
 from l0bayes.structure.names import layer_of
@@ -257,26 +258,14 @@ class SparseModule(OwnedModule, FollowsDevice):
             terms.append(self._slab(self.child("net"), [probs[group.name].float() for group in self.groups]))
         return torch.stack(terms).sum()
 
-    @torch.no_grad()
     def enforce_min_units(self, points: Mapping[str, Tensor], gates: Mapping[str, HardConcrete]) -> dict[str, Tensor]:
-        """Test-time gates of which each group keeps its ``min_units``.
+        """Test-time gates of which each group keeps its ``min_units``, see :mod:`~l0bayes.min_units`."""
+        return with_min_units(points, gates, self.least)
 
-        Args:
-            points: group name to test-time gates.
-            gates: group name to their distributions.
-
-        Returns:
-            The same gates; where a group has too few that are open, its most probable ones are open at their mean.
-        """
-        held = dict(points)
-        for group in self.groups:
-            point = points[group.name]
-            if int((point != 0).sum()) < group.min_units:
-                gate = gates[group.name]
-                chosen = gate.prob_nonzero.topk(group.min_units).indices
-                open_now = torch.zeros_like(point, dtype=torch.bool).index_fill(0, chosen, value=True) & (point == 0)
-                held[group.name] = torch.where(open_now, gate.mean.clamp(min=torch.finfo(point.dtype).tiny), point)
-        return held
+    @property
+    def least(self) -> dict[str, int]:
+        """Group name to the gates that the test-time network keeps at least."""
+        return {group.name: group.min_units for group in self.groups}
 
     # -- running ---------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from l0bayes.errors import DataError
 from l0bayes.evaluating import evaluating
 from l0bayes.find_sparse import is_gated
 from l0bayes.inference.data.loaders import first_batch, length, own_generators
+from l0bayes.inference.guide.bound_to_model import check_belongs
 from l0bayes.inference.prediction.evaluate import mean_error
 from l0bayes.inference.size.target import Target
 from l0bayes.inference.system.random_state import random_state, set_random_state
@@ -29,6 +30,7 @@ def check_kinds(model: Any, guide: Any, loader: Any, targets: Sequence[Any]) -> 
         raise TypeError(
             f"guide must be a HardConcreteGuide for a model with a sparse network; got {type(guide).__name__}"
         )
+    check_belongs(model, guide)
     for target in targets:
         if not isinstance(target, Target):
             raise TypeError(f"target must be a Target, such as Target(0.1); got {target!r}")

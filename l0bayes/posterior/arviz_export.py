@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from l0bayes.posterior.draws import Arrays, Draws, draws_of
+from l0bayes.posterior.gate_table import labelled_model
 
 _GROUPS = {"posterior_predictive": "predictive", "log_likelihood": "log_likelihood"}
 _R_HAT = (
@@ -73,7 +74,7 @@ def _chains(draws: Sequence[Draws], kind: str) -> Arrays:
 
 def _labels(guide: Any, draws: Draws) -> tuple[dict[str, list[str]], dict[str, Any]]:
     """Names of dimensions by variable, and labels along them."""
-    known = getattr(getattr(guide, "model", None), "site_labels", {})
+    known = getattr(labelled_model(guide), "site_labels", {})
     numbers, dims, coords = guide.numbers(), {}, {}
     for site in guide.gates():
         if site not in known and draws.posterior[site].ndim == 2:  # noqa: PLR2004 (draws of one vector)
