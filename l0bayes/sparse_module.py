@@ -13,6 +13,7 @@ from pyro.nn import pyro_method
 from torch import Tensor, nn
 from torch.distributions import Beta
 
+from l0bayes.arguments import checked
 from l0bayes.code_cost.expected_cost import ExpectedCost
 from l0bayes.code_cost.live_cost import Amount, LiveCost
 from l0bayes.code_cost.normal_slab import NormalSlab, standard_deviations
@@ -64,6 +65,7 @@ class SparseModule(OwnedModule, FollowsDevice):
 
     units: dict[str, Tensor]
 
+    @checked
     def __init__(
         self,
         net: nn.Module,

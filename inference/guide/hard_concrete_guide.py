@@ -13,6 +13,7 @@ from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_feasible
 from torch import Tensor, nn
 
+from l0bayes.arguments import checked
 from l0bayes.distributions import HardConcrete
 from l0bayes.errors import StructureError
 from l0bayes.find_sparse import sparse_modules
@@ -67,6 +68,7 @@ class HardConcreteGuide(OwnedModule, BoundToModel):
         StructureError: if the model has a discrete latent site, or site names that collide.
     """
 
+    @checked
     def __init__(
         self,
         model: Callable[..., Any],

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from l0bayes.arguments import check_guide, checked
 from l0bayes.posterior.draws import Arrays, Draws, draws_of
 from l0bayes.posterior.gate_table import labelled_model
 
@@ -16,6 +17,7 @@ _R_HAT = (
 )
 
 
+@checked
 def to_arviz(
     guide: Any, num_samples: int = 1000, *, data: Sequence[Any] | None = None, weights: str | Sequence[str] = ()
 ) -> Any:
@@ -46,6 +48,8 @@ def to_arviz(
     guides, chains = _named(guide)
     if not guides or num_samples < 1:
         raise ValueError(f"to_arviz needs at least one guide and num_samples >= 1; got {len(guides)}, {num_samples}")
+    for one in guides:
+        check_guide(one, "distributions", "gates", "numbers")
     draws = [draws_of(one, num_samples, data, weights) for one in guides]
     shapes = [{site: value.shape for site, value in one.posterior.items()} for one in draws]
     if any(other != shapes[0] for other in shapes):

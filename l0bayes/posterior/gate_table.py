@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from l0bayes.arguments import check_guide, checked
 from l0bayes.distributions.hard_concrete import PointRule
 from l0bayes.posterior.agreement import agreement
 
 
+@checked
 @torch.no_grad()
 def gate_table(guide: Any, rule: str = "paper") -> pd.DataFrame:
     """One row a gate; of several guides, how far they agree.
@@ -35,6 +37,7 @@ def gate_table(guide: Any, rule: str = "paper") -> pd.DataFrame:
     """
     if isinstance(guide, Mapping):
         return agreement({name: gate_table(one, rule) for name, one in guide.items()})
+    check_guide(guide, "point", "gates", "numbers")
     points = {name: guide.point(name) for name in get_args(PointRule)}
     chosen = points[rule] if rule in points else guide.point(rule)
     numbers = guide.numbers()
