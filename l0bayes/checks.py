@@ -1,11 +1,13 @@
 """Input validation: data, and options that several networks have."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from l0bayes.errors import DataError
+from l0bayes.errors import DataError, L0BayesError
 
 
 def check_inputs(x: Any, name: str = "x") -> None:
@@ -22,6 +24,28 @@ def check_inputs(x: Any, name: str = "x") -> None:
                 f"{name} must be finite; {int(wrong.sum())} values are NaN or infinite, the first, {x[where].item()}, "
                 f"at {where}. Remove those rows or impute them"
             )
+
+
+@contextmanager
+def explained_types(net: nn.Module, inputs: Iterable[Any], name: str) -> Iterator[None]:
+    """Within it, an error of torch's over numbers of another type than the network's is told as one of the data.
+
+    Args:
+        net: the network that runs.
+        inputs: what it is given.
+        name: the argument that holds them.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        own = next((parameter.dtype for parameter in net.parameters() if parameter.is_floating_point()), None)
+        found = next((x.dtype for x in inputs if isinstance(x, Tensor)), None)
+        if own is None or found is None or own == found or isinstance(error, L0BayesError):
+            raise
+        raise DataError(
+            f"{name}: inputs are {found}, and the network's parameters {own}: {str(error).splitlines()[0]}. Convert "
+            f"them, as by x.to({own})"
+        ) from error
 
 
 def check_dropout(dropout: float) -> None:

@@ -243,6 +243,15 @@ class HookedGuide(AutoGuide):
         if self.master is not None:
             self.master()._check_prototype(self.prototype_trace)  # noqa: SLF001
 
+    @property
+    def own_model(self) -> Any:
+        """The model; ``None`` in what was pickled."""
+        return self._model[0]
+
+    def set_model(self, model: Any) -> None:
+        """Takes a model, which is not one of the guide's submodules."""
+        self._model = (model,)
+
     def before_loading(self, state_dict: Mapping[str, Any], prefix: str) -> None:
         """Called before the guide's own part of a ``state_dict``, under a prefix, is loaded."""
 

@@ -5,6 +5,10 @@ class L0BayesError(Exception):
     """Base class of every error that l0bayes defines."""
 
 
+class ArgumentError(L0BayesError, TypeError, ValueError):
+    """An argument of another kind than it must be, or a text that is none of those it may be."""
+
+
 class PathwiseGradientError(L0BayesError, RuntimeError):
     """A gradient was about to flow through the log-density of a gate, where it would be silently wrong."""
 

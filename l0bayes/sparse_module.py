@@ -13,6 +13,7 @@ from pyro.nn import pyro_method
 from torch import Tensor, nn
 from torch.distributions import Beta
 
+from l0bayes.arguments import checked
 from l0bayes.code_cost.expected_cost import ExpectedCost
 from l0bayes.code_cost.live_cost import Amount, LiveCost
 from l0bayes.code_cost.normal_slab import NormalSlab, standard_deviations
@@ -63,6 +64,7 @@ class SparseModule(OwnedModule, FollowsDevice):
 
     units: dict[str, Tensor]
 
+    @checked
     def __init__(
         self,
         net: nn.Module,
@@ -292,6 +294,11 @@ class SparseModule(OwnedModule, FollowsDevice):
                 mean = gates[name].mean.clamp(min=torch.finfo(points[name].dtype).tiny)
                 held[name] = torch.where(keep & ~opened[name], mean, points[name])
         return held
+
+    @property
+    def least(self) -> dict[str, int]:
+        """Group name to the gates that the test-time network keeps at least."""
+        return {group.name: group.min_units for group in self.groups}
 
     # -- running ---------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Beta
 
+from l0bayes.arguments import check_guide, checked
 from l0bayes.checks import check_inputs
 from l0bayes.errors import DataError, StructureError
 from l0bayes.find_sparse import find_sparse
@@ -23,6 +24,7 @@ from l0bayes.threads import one_thread
 _PAPER = 0.1  # nats per parameter: λ = 0.1/N on the mean loss (§4.1)
 
 
+@checked
 def sparsify(
     net: nn.Module,
     example_input: Any,
@@ -86,7 +88,7 @@ def sparsify(
         raise StructureError(f"net must be a torch.nn.Module; got {type(net).__name__}")
     if cost not in COSTS:
         raise ValueError(f"cost must be one of {', '.join(COSTS)}; got {cost!r}")
-    _check_slab(slab, slab_scale, cost)
+    check_slab(slab, slab_scale, cost)
     code_cost = (0.0 if slab == "normal" else _PAPER) if code_cost is None else code_cost
     price, gates = named_costs(code_cost, gates, cost, num_data)
     default = GateOptions("unit", price, inclusion, init_open, min_units, expected_open).checked("every layer")
@@ -126,7 +128,8 @@ def sparsify(
     )
 
 
-def _check_slab(slab: str, slab_scale: float | None, cost: str) -> None:
+def check_slab(slab: str, slab_scale: float | None, cost: str) -> None:
+    """Raises ``ValueError`` unless a slab, its scale and what is paid for go together."""
     if slab not in get_args(SlabName):
         raise ValueError(f"slab must be one of {', '.join(get_args(SlabName))}; got {slab!r}")
     if slab == "normal" and cost == "paper":
@@ -155,6 +158,7 @@ def _refuse_dense(structure: Structure, gates: str | Mapping[str, Any]) -> None:
             raise StructureError(f"gates: layer {layer!r} cannot be gated as asked: {reason}")
 
 
+@checked
 def compact(model: nn.Module, guide: Any, rule: str = "paper", *, round_to: int = 1) -> nn.Module:
     """The finished network: a plain module that consists of the subnetwork of the test-time gates.
 
@@ -174,6 +178,7 @@ def compact(model: nn.Module, guide: Any, rule: str = "paper", *, round_to: int 
     """
     if not isinstance(round_to, int) or round_to < 1:
         raise ValueError(f"round_to must be a positive integer, such as 8; got {round_to!r}")
+    check_guide(guide, "point")
     sparse = find_sparse(model)
     with torch.no_grad():
         return compact_network(sparse.net, sparse.groups, guide.point(rule), round_to).eval()

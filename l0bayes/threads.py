@@ -1,8 +1,8 @@
 """One thread at a time: what runs under Pyro's handlers, draws from torch's global generator, or changes modes.
 
-These are global to a process, or to a module: two threads that trained two models would draw each other's sites, and two
-that predicted with one would leave it in the wrong mode. Short calls wait for one another. While a run of training goes
-on in another thread they do not, since that may take days, but raise.
+These are global to a process, or to a module: two threads that trained two models would draw each other's sites, and
+two that predicted with one would leave it in the wrong mode. Short calls wait for one another. While a run of training
+goes on in another thread they do not, since that may take days, but raise.
 """
 
 import threading

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from l0bayes.arguments import checked
 from l0bayes.distributions.prior_inclusion import read_inclusion
 from l0bayes.errors import DataError
 from l0bayes.models.regression_data import RegressionData, read_regression_data
@@ -73,11 +74,13 @@ class ExactPosterior:
         return float(1 - np.exp(self.log_probs[without]).sum())
 
 
+@checked
 def exact_inclusion(X: Any, y: Any, noise_scale: float, slab_scale: float, inclusion: Any = 0.5) -> np.ndarray:  # noqa: N803
     """Posterior inclusion probabilities under a normal slab, of shape ``(p,)``; see :func:`exact_posterior`."""
     return exact_posterior(X, y, noise_scale, slab_scale, inclusion).inclusion
 
 
+@checked
 def exact_posterior(
     X: Any,  # noqa: N803
     y: Any,

@@ -3,6 +3,7 @@
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
+from l0bayes.arguments import checked
 from l0bayes.checks import check_dropout
 
 
@@ -20,6 +21,7 @@ class LeNet5(nn.Module):
         ValueError: if a number is not a positive integer, or ``dropout`` is not in [0, 1).
     """
 
+    @checked
     def __init__(self, num_classes: int = 10, in_channels: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
         for name, number in (("num_classes", num_classes), ("in_channels", in_channels)):

@@ -10,6 +10,7 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from l0bayes.arguments import checked
 from l0bayes.checks import check_inputs
 from l0bayes.errors import DataError
 from l0bayes.owned_module import OwnedModule
@@ -29,6 +30,7 @@ class Likelihood(OwnedModule):
         ValueError: if ``num_data`` is not positive.
     """
 
+    @checked
     def __init__(self, net: nn.Module, num_data: int) -> None:
         super().__init__()
         if not num_data >= 1 or num_data % 1 != 0:
@@ -168,6 +170,7 @@ class Regressor(Likelihood):
         ValueError: if ``noise_scale`` is not positive.
     """
 
+    @checked
     def __init__(self, net: nn.Module, num_data: int, noise_scale: float | None = 1.0) -> None:
         if noise_scale is not None and not 0 < noise_scale < float("inf"):
             raise ValueError(f"noise_scale must be finite and > 0, or None to learn it; got {noise_scale}")

@@ -5,6 +5,7 @@ from itertools import pairwise
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
+from l0bayes.arguments import checked
 from l0bayes.checks import check_dropout
 
 
@@ -19,6 +20,7 @@ class MLP(nn.Module):
         ValueError: if there are fewer than two sizes, one is not positive, or ``dropout`` is not in [0, 1).
     """
 
+    @checked
     def __init__(self, *sizes: int, dropout: float = 0.0) -> None:
         super().__init__()
         if len(sizes) < 2 or any(not isinstance(size, int) or size < 1 for size in sizes):  # noqa: PLR2004

@@ -14,6 +14,7 @@ from pyro.nn import pyro_method
 from torch import Tensor, nn
 from torch.distributions import Beta
 
+from l0bayes.arguments import checked
 from l0bayes.checks import check_inputs
 from l0bayes.distributions import SpikeAndSlabPrior
 from l0bayes.distributions.prior_inclusion import read_inclusion
@@ -77,6 +78,7 @@ class SpikeSlabRegression(OwnedModule):
         ValueError: if another argument is out of range.
     """
 
+    @checked
     def __init__(
         self,
         X: Any,  # noqa: N803

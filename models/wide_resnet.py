@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from l0bayes.arguments import checked
 from l0bayes.checks import check_dropout
 
 
@@ -54,6 +55,7 @@ class WideResNet(nn.Module):
             integer, or ``dropout`` is not in [0, 1).
     """
 
+    @checked
     def __init__(self, depth: int = 28, width: int = 10, num_classes: int = 10, dropout: float = 0.0) -> None:
         super().__init__()
         if not isinstance(depth, int) or depth < 10 or depth % 6 != 4:  # noqa: PLR2004

@@ -1,14 +1,19 @@
 """Options of ``l0bayes train``: what is trained, on what, and how."""
 
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from torch.distributions import Beta
 
+from l0bayes.arguments import check_file
+from l0bayes.checks import check_dropout
+from l0bayes.gate_options import GateOptions, named_costs
 from l0bayes.inference.data.datasets import DataName
 from l0bayes.inference.size.target import Target, TargetOf
 from l0bayes.inference.training.fit_options import FitOptions
 from l0bayes.sparse_module import SlabName
+from l0bayes.sparsify import check_slab
 
 NetworkName = Literal["mlp", "lenet5", "wrn"]
 GatesName = Literal["unit", "input", "paper"]
@@ -117,16 +122,36 @@ class TrainOptions(FitOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.inclusion, list) and (len(self.inclusion) != 2 or not min(self.inclusion) > 0):  # noqa: PLR2004
-            raise ValueError(f"inclusion: a Beta prior takes two numbers > 0; got {self.inclusion}")
+        self._check_training()
+        self._check_gates()
+
+    def _check_training(self) -> None:
+        for name in ("batch_size", "depth", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be an integer of at least 1; got {getattr(self, name)}")
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(f"hidden must be positive integers, such as [300, 100]; got {self.hidden}")
+        check_dropout(self.dropout)
+        check_file("out", Path(self.out, "options.json"))
         if self.teacher and not self.compare:
             raise ValueError("teacher: it is the dense network of compare; leave compare on")
         if self.shift < 0:
             raise ValueError(f"shift must be at least 0; got {self.shift}")
-        names = [("network", NetworkName)] + [("gates", GatesName)] * isinstance(self.gates, str)
-        for name, known in names:
-            if getattr(self, name) not in get_args(known):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(known))}; got {getattr(self, name)!r}")
+
+    def _check_gates(self) -> None:
+        """As ``sparsify`` does, before data are loaded and another network trained."""
+        if isinstance(self.inclusion, list) and (len(self.inclusion) != 2 or not min(self.inclusion) > 0):  # noqa: PLR2004
+            raise ValueError(f"inclusion: a Beta prior takes two numbers > 0; got {self.inclusion}")
+        if isinstance(self.gates, str) and self.gates not in get_args(GatesName):
+            raise ValueError(f"gates must be one of {', '.join(get_args(GatesName))}; got {self.gates!r}")
+        check_slab(self.slab, self.slab_scale, self.cost)
+        for of in get_args(TargetOf):
+            share = getattr(self, f"target_{of}")
+            if share is not None and not 0 < share <= 1:
+                raise ValueError(f"target_{of} must be in (0, 1], or none; got {share}")
+        price, _ = named_costs(self.asked_code_cost, "unit", self.cost, num_data=2)
+        start = 0.5 if self.init_open is None else self.init_open
+        GateOptions("unit", price, self.asked_inclusion, start, None, self.expected_open).checked("every layer")
 
     @property
     def asked_inclusion(self) -> float | Beta | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from l0bayes.arguments import checked
 from l0bayes.checks import check_inputs
 from l0bayes.errors import DataError
 
@@ -30,6 +31,7 @@ class TensorBatches:
         ValueError: if ``batch_size`` is not positive, or cannot be shared equally.
     """
 
+    @checked
     def __init__(
         self,
         x: Tensor,

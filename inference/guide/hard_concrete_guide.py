@@ -13,12 +13,14 @@ from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_feasible
 from torch import Tensor, nn
 
-from l0bayes.compat import HookedGuide
+from l0bayes.arguments import checked
 from l0bayes.distributions import HardConcrete
 from l0bayes.errors import StructureError
 from l0bayes.find_sparse import sparse_modules
+from l0bayes.inference.guide.bound_to_model import BoundToModel
 from l0bayes.inference.guide.families import BetaFamily, Family, GateFamily, NormalFamily, PointFamily
 from l0bayes.inference.guide.latent_site import LatentSite, check_slabs, full_size, is_gate, reference, unwrap
+from l0bayes.min_units import with_min_units
 from l0bayes.owned_module import OwnedModule
 from l0bayes.threads import one_thread
 
@@ -28,7 +30,7 @@ _INIT_OPEN = 0.8
 _KINDS = ("log_alpha", "loc", "log_scale", "log_concentration1", "log_concentration0")
 
 
-class HardConcreteGuide(OwnedModule, HookedGuide):
+class HardConcreteGuide(OwnedModule, BoundToModel):
     """A mean-field :class:`~pyro.infer.autoguide.AutoGuide` for models with gates.
 
     Gate sites (prior :class:`~l0bayes.L0Prior`, :class:`~l0bayes.SpikeAndSlabPrior` or
@@ -43,7 +45,8 @@ class HardConcreteGuide(OwnedModule, HookedGuide):
 
     Parameters exist from the start if the model can be traced without data: it offers ``sample_latents()``, takes no
     arguments, or ``args`` are given. Otherwise the first call creates them, as in Pyro; ``load_state_dict`` works
-    before that.
+    before that. Copies have a copy of the model, and pickles none, see
+    :class:`~l0bayes.inference.guide.bound_to_model.BoundToModel`.
 
     Args:
         model: a Pyro model.
@@ -65,6 +68,7 @@ class HardConcreteGuide(OwnedModule, HookedGuide):
         StructureError: if the model has a discrete latent site, or site names that collide.
     """
 
+    @checked
     def __init__(
         self,
         model: Callable[..., Any],
@@ -80,7 +84,7 @@ class HardConcreteGuide(OwnedModule, HookedGuide):
         kwargs: Mapping[str, Any] | None = None,
         create_plates: Callable[..., Any] | None = None,
     ) -> None:
-        HookedGuide.__init__(self, model, create_plates=create_plates)
+        BoundToModel.__init__(self, model, create_plates=create_plates)
         if others not in get_args(Others):
             raise ValueError(f"others must be one of {', '.join(get_args(Others))}; got {others!r}")
         if not init_scale > 0:
@@ -282,10 +286,13 @@ class HardConcreteGuide(OwnedModule, HookedGuide):
     def point(self, rule: str = "paper") -> dict[str, Tensor]:
         """Test-time gate values by site name, see :meth:`~l0bayes.HardConcrete.point`.
 
-        Groups of a sparse module keep their ``min_units``, see :func:`~l0bayes.sparsify`.
+        Groups of a sparse module keep their ``min_units``, see :func:`~l0bayes.sparsify`, alive, as far as the model
+        is at hand: a guide that was pickled alone can only count them.
         """
         gates = self.gates()
         points = {name: gate.point(rule) for name, gate in gates.items()}  # type: ignore[arg-type]
+        if self.lost_model:
+            return with_min_units(points, gates, self.least)
         for sparse in sparse_modules(self.model):
             points = sparse.enforce_min_units(points, gates)
         return points
@@ -310,12 +317,7 @@ class HardConcreteGuide(OwnedModule, HookedGuide):
 
     def numbers(self) -> dict[str, Tensor]:
         """Site name to the numbers of its gates in the full network; sites whose gates are all there are left out."""
-        return {
-            name: units
-            for sparse in sparse_modules(self.model)
-            for name, units in sparse.units.items()
-            if not torch.equal(units, torch.arange(len(units)))
-        }
+        return {name: units for name, units in self.units.items() if not torch.equal(units, torch.arange(len(units)))}
 
     @torch.no_grad()
     def quantiles(self, quantiles: Sequence[float] | Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # noqa: ARG002

@@ -13,6 +13,7 @@ from pyro.util import check_model_guide_match, check_site_shape, warn_if_nan
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from l0bayes.arguments import checked
 from l0bayes.compat import HookedELBO, check_mean_field
 from l0bayes.inference.objective.antithetic import Antithetic
 from l0bayes.owned_module import parameters_unheard
@@ -38,6 +39,7 @@ class ClosedFormKL_ELBO(HookedELBO):  # noqa: N801 (named as Pyro names its ELBO
             has auxiliary sites.
     """
 
+    @checked
     def __init__(self, num_particles: int = 1, *, antithetic: bool = False, **options: Any) -> None:
         if antithetic and (num_particles % 2 or options.get("vectorize_particles")):
             raise ValueError(

@@ -6,7 +6,8 @@ from typing import Any
 from pyro import poutine
 from torch import Tensor
 
-from l0bayes.checks import check_inputs
+from l0bayes.arguments import checked
+from l0bayes.checks import check_inputs, explained_types
 from l0bayes.errors import DataError
 from l0bayes.evaluating import evaluating
 from l0bayes.find_sparse import is_gated
@@ -17,6 +18,7 @@ from l0bayes.threads import one_thread
 _PAIR = 2
 
 
+@checked
 def evaluate(model: Likelihood, guide: Any, loader: Iterable[tuple[Tensor, ...]]) -> float:
     """Mean error of the network at the test-time gates; of one without gates, at the guide's medians.
 
@@ -65,7 +67,7 @@ def _errors(model: Likelihood, guide: Any, batch: Any) -> Tensor:
 
 
 def _output_at_median(model: Likelihood, guide: Any, x: Tensor) -> Tensor:
-    with one_thread("evaluate"), evaluating(model):
+    with one_thread("evaluate"), evaluating(model), explained_types(model, [x], "x"):
         median = guide.median() if any(True for _ in guide.parameters()) else {}
         output: Tensor = poutine.condition(model.child("net"), data=median)(x)
     return output

@@ -6,7 +6,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from l0bayes.checks import check_inputs
+from l0bayes.arguments import check_guide, checked
+from l0bayes.checks import check_inputs, explained_types
 from l0bayes.errors import DataError
 from l0bayes.evaluating import evaluating
 from l0bayes.find_sparse import find_sparse
@@ -15,6 +16,7 @@ from l0bayes.threads import one_thread
 Gates = Literal["point", "sample"]
 
 
+@checked
 def predict(
     model: nn.Module,
     guide: Any,
@@ -50,6 +52,7 @@ def predict(
         raise ValueError(f"gates must be one of {', '.join(get_args(Gates))}; got {gates!r}")
     if num_samples < 1 or batch_size < 1:
         raise ValueError(f"num_samples and batch_size must be at least 1; got {num_samples} and {batch_size}")
+    check_guide(guide, "point" if gates == "point" else "gates")
     inputs = x if isinstance(x, tuple) else (x,)
     for value in inputs:
         check_inputs(value)
@@ -66,7 +69,7 @@ def predict(
             )
         return torch.cat(parts)
 
-    with one_thread("predict"), evaluating(sparse):
+    with one_thread("predict"), evaluating(sparse), explained_types(sparse, inputs, "x"):
         if gates == "point":
             return outputs(guide.point(rule), {})
         distributions = guide.gates()

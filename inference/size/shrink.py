@@ -7,13 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0bayes.arguments import checked
 from l0bayes.find_sparse import find_sparse, sparse_modules
+from l0bayes.inference.guide.bound_to_model import check_belongs
 from l0bayes.inference.guide.hard_concrete_guide import HardConcreteGuide
 from l0bayes.shrunken import remove_units
 from l0bayes.sparse_module import SparseModule
 from l0bayes.subnetwork.tensors import Kept, Replaced, narrow
 
 
+@checked
 @torch.no_grad()
 def shrink(
     model: nn.Module,
@@ -41,7 +44,7 @@ def shrink(
 
     Raises:
         TypeError: if the optimizer is none of torch's.
-        ValueError: if ``closed_below`` is out of range.
+        ValueError: if ``closed_below`` is out of range, or the guide belongs to another network.
     """
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
@@ -51,6 +54,7 @@ def shrink(
     if not 0 <= closed_below < 1:
         raise ValueError(f"closed_below must be in [0, 1); got {closed_below}. It is compared with P(z ≠ 0)")
     sparse = find_sparse(model)
+    check_belongs(model, guide)
     gates, points = guide.gates(), guide.point()
     stay = {}
     for group in sparse.groups:
@@ -86,7 +90,9 @@ def units_left(module: nn.Module) -> dict[str, list[int]]:
     Args:
         module: a model, or the guide of one; without one sparse module in it there is nothing to tell.
     """
-    found = sparse_modules(_model_of(module))
+    if isinstance(module, HardConcreteGuide):
+        return {name: units.tolist() for name, units in module.units.items()}
+    found = sparse_modules(module)
     return {name: units.tolist() for name, units in found[0].units.items()} if len(found) == 1 else {}
 
 

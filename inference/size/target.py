@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from l0bayes.arguments import check_fields
+
 TargetOf = Literal["parameters", "macs", "latency"]
 
 TOLERANCE = 0.05  # a keep ratio this far from its target, relatively, is said to have missed it
@@ -27,6 +29,7 @@ class Target:
     layers: str = "*"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not isinstance(self.share, int | float) or not 0 < self.share <= 1:
             raise ValueError(f"target: share must be in (0, 1]; got {self.share!r}")
         if self.of not in get_args(TargetOf):

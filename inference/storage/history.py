@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from l0bayes.arguments import check_file
 from l0bayes.inference.storage.files import write_bytes
 
 _SUFFIXES = (".csv", ".json")
@@ -19,7 +20,7 @@ def history_path(path: str | Path | None) -> Path | None:
     """
     if path is None:
         return None
-    path = Path(path)
+    path = check_file("history", path)
     if path.suffix not in _SUFFIXES:
         raise ValueError(f"history must end in {' or '.join(_SUFFIXES)}; got {str(path)!r}")
     return path

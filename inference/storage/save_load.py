@@ -10,6 +10,7 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
+from l0bayes.arguments import check_file, checked
 from l0bayes.errors import FileFormatError
 from l0bayes.find_sparse import sparse_modules
 from l0bayes.inference.size.shrink import rising, take_units, units_left
@@ -34,6 +35,7 @@ def _class(module: nn.Module) -> str:
     return (kind.__bases__[1] if isinstance(module, SelectInputs) else kind).__qualname__
 
 
+@checked
 def save(module: nn.Module, path: str | Path, provenance: Mapping[str, Any] | None = None) -> Path:
     """Saves a network (compacted or not) or a guide.
 
@@ -49,7 +51,7 @@ def save(module: nn.Module, path: str | Path, provenance: Mapping[str, Any] | No
     Raises:
         ValueError: if the path ends in ``.json``, which is where the facts go, or a part of the state is no tensor.
     """
-    path = Path(path)
+    path = check_file("path", path)
     if path.suffix == ".json":
         raise ValueError(f"path: the facts go to {path}; name the network's own file *.safetensors")
     state = module.state_dict()
@@ -73,6 +75,7 @@ def save(module: nn.Module, path: str | Path, provenance: Mapping[str, Any] | No
     return path
 
 
+@checked
 def load(path: str | Path, module: _Module) -> _Module:
     """Loads what :func:`save` wrote into a fresh instance.
 

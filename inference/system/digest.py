@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,4 +28,7 @@ def content_digest(text: str, tensors: Mapping[str, Tensor]) -> str:
 def _raw(tensor: Tensor) -> memoryview:
     """The bits of a tensor in the order of its rows, wherever it is and however it lies."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    if not flat.numel():
+        return memoryview(b"")
+    bits: Any = flat.view(torch.uint8).numpy()
+    return memoryview(bits)

@@ -10,9 +10,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from l0bayes.arguments import checked
+
 _c10d: Any = dist  # which exports some of its documented names at run time only
 
 
+@checked
 def join_processes(device: str = "cpu") -> None:
     """Joins the others if ``torchrun`` started this process; otherwise nothing happens.
 

@@ -11,10 +11,10 @@ import pandas as pd
 import pyro
 import torch
 from pyro.infer import ELBO
-from pyro.infer.autoguide import AutoGuide
 from torch import nn
 from tqdm import tqdm
 
+from l0bayes.arguments import check_file, checked
 from l0bayes.find_sparse import find_sparse, is_gated
 from l0bayes.inference.data.loaders import first_batch, own_generators
 from l0bayes.inference.objective.elbo import ClosedFormKL_ELBO
@@ -87,9 +87,10 @@ class FitResult:
         return self.rounded
 
 
+@checked
 def fit(
     model: nn.Module,
-    guide: AutoGuide,
+    guide: nn.Module,
     train_loader: Batches,
     *,
     validation_loader: Batches | None = None,
@@ -150,7 +151,10 @@ def fit(
     check_kinds(model, guide, train_loader, targets)
     asked = resolved(asked, model, train_loader)
     check_options(model, train_loader, validation_loader, asked, targets=bool(targets), own_elbo=elbo is not None)
-    files = {"checkpoint": None if checkpoint is None else Path(checkpoint), "history": history_path(history)}
+    files = {
+        "checkpoint": None if checkpoint is None else check_file("checkpoint", checkpoint),
+        "history": history_path(history),
+    }
     with (
         one_thread("fit", run=True),
         claimed(**files),

@@ -7,6 +7,8 @@ from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
+from l0bayes.arguments import check_argument, check_fields
+
 OptimizerName = Literal["adam", "sgd"]
 Schedule = Literal["constant", "cosine", "late_cosine", "steps"]
 Selection = Literal["evidence", "svi"]
@@ -101,6 +103,7 @@ class FitOptions:
         for name, kind in (("optimizer", OptimizerName), ("schedule", Schedule), ("selection", Selection)):
             if getattr(self, name) not in (*get_args(kind), *((None,) if name != "optimizer" else ())):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {getattr(self, name)!r}")
+        check_fields(self)
         if self.selection == "evidence" and (drawn := self.of_drawn_gates):
             raise ValueError(f"{drawn[0]} is an option of drawn gates; leave it out, or choose selection='svi'")
         if self.kl_warmup > self.epochs:
@@ -110,6 +113,7 @@ class FitOptions:
 
     def _take_old_names(self) -> None:
         if self.draws_apart is not None:
+            check_argument("draws_apart", self.draws_apart, bool)
             warnings.warn("draws_apart is called independent_draws now", DeprecationWarning, stacklevel=4)
             object.__setattr__(self, "independent_draws", self.draws_apart)
             object.__setattr__(self, "draws_apart", None)  # said once, and not again of copies

@@ -5,10 +5,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from l0bayes.arguments import checked
 from l0bayes.find_sparse import sparse_modules
 from l0bayes.inference.guide.hard_concrete_guide import HardConcreteGuide
 
 
+@checked
 def parameter_groups(
     module: nn.Module, *, lr: float = 1e-3, gate_lr: float = 1e-2, weight_decay: float = 0.0
 ) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Input validation of a run of training: what is refused before it begins."""
 
+import inspect
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -7,12 +8,15 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from l0bayes.checks import explained_types
 from l0bayes.errors import DataError
 from l0bayes.evaluating import evaluating
 from l0bayes.find_sparse import is_gated
 from l0bayes.inference.data.loaders import first_batch, length, own_generators
+from l0bayes.inference.guide.bound_to_model import check_belongs
 from l0bayes.inference.prediction.evaluate import mean_error
 from l0bayes.inference.size.target import Target
 from l0bayes.inference.system.random_state import random_state, set_random_state
@@ -29,6 +33,7 @@ def check_kinds(model: Any, guide: Any, loader: Any, targets: Sequence[Any]) -> 
         raise TypeError(
             f"guide must be a HardConcreteGuide for a model with a sparse network; got {type(guide).__name__}"
         )
+    check_belongs(model, guide)
     for target in targets:
         if not isinstance(target, Target):
             raise TypeError(f"target must be a Target, such as Target(0.1); got {target!r}")
@@ -119,11 +124,23 @@ def check_batch(objective: Any, batch: Any) -> None:
     """Runs model and guide once, to find what could never be trained; nothing is changed by it."""
     if not isinstance(batch, (tuple, list)):
         raise DataError(f"train_loader must give tuples of the model's arguments; got a {type(batch).__name__}")
+    _check_number(objective.model, batch)
     state = random_state()
-    with evaluating(objective), poutine.trace(param_only=True) as capture:
+    device = next((parameter.device.type for parameter in objective.parameters()), "cpu")
+    with (
+        evaluating(objective),
+        explained_types(objective, batch, "train_loader"),
+        torch.autocast(device, torch.bfloat16, enabled=objective.bf16),
+        poutine.trace(param_only=True) as capture,
+    ):
         trace = poutine.trace(objective.guide).get_trace(*batch)
-        poutine.replay(objective.model, trace=trace)(*batch)
+        drawn = poutine.trace(poutine.replay(objective.model, trace=trace)).get_trace(*batch)
     set_random_state(state)
+    if not any(not site_is_subsample(drawn.nodes[name]) for name in drawn.observation_nodes):
+        raise DataError(
+            f"model observes nothing in a batch of {len(batch)}: it needs a likelihood, such as Classifier(network, "
+            "num_data=N), and train_loader its targets too, (x, y)"
+        )
     known = {id(parameter) for parameter in objective.parameters()}
     for name, site in capture.trace.nodes.items():
         value: Any = site["value"]
@@ -132,3 +149,13 @@ def check_batch(objective: Any, batch: Any) -> None:
                 f"model: parameter {name!r} belongs to Pyro's global store and not to model or guide, so fit cannot "
                 "train it. Make it a PyroParam or nn.Parameter of the module, or train with SVI"
             )
+
+
+def _check_number(model: Any, batch: Sequence[Any]) -> None:
+    signature = inspect.signature(model.forward)
+    try:
+        signature.bind(*batch)
+    except TypeError as error:
+        raise DataError(
+            f"train_loader gives {len(batch)} values a batch, and the model takes {signature}: {error}"
+        ) from error

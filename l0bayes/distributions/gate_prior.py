@@ -7,6 +7,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from l0bayes.arguments import check_real
 from l0bayes.compat import check_value, set_validation, validates
 from l0bayes.distributions.hard_concrete import Shape
 from l0bayes.distributions.score_only import score_only
@@ -70,16 +71,21 @@ class GatePrior(TorchDistribution):
         return torch.sigmoid(self.logit_inclusion) * torch.sigmoid(-self.logit_inclusion)
 
 
-def as_floating(*values: float | Tensor) -> tuple[Tensor, ...]:
+def as_floating(**values: float | Tensor) -> tuple[Tensor, ...]:
     """Numbers and tensors as floating-point tensors of one shape.
 
     Args:
-        values: numbers or tensors that broadcast together.
+        values: name to a number or tensor; they broadcast together.
 
     Returns:
         As many tensors, of the common shape.
+
+    Raises:
+        ArgumentError: if one is neither, or complex.
     """
-    tensors = [torch.as_tensor(value) for value in values]
+    for name, value in values.items():
+        check_real(name, value)
+    tensors = [torch.as_tensor(value) for value in values.values()]
     floating = [t if t.is_floating_point() else t.to(torch.get_default_dtype()) for t in tensors]
     return tuple(torch.broadcast_tensors(*floating))
 

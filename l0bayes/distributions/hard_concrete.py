@@ -10,6 +10,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from l0bayes.arguments import check_flag, check_real
 from l0bayes.compat import check_value, set_validation, validates
 from l0bayes.distributions.quadrature import inside_rule
 from l0bayes.distributions.score_only import score_only
@@ -75,6 +76,10 @@ class HardConcrete(TorchDistribution):
         *,
         validate_args: bool | None = None,
     ) -> None:
+        if validate_args is not False:  # as a step of training says, many times
+            for name, value in (("log_alpha", log_alpha), ("beta", beta), ("gamma", gamma), ("zeta", zeta)):
+                check_real(name, value)
+            check_flag("validate_args", validate_args)
         log_alpha = torch.as_tensor(log_alpha)
         if not log_alpha.is_floating_point():
             log_alpha = log_alpha.to(torch.get_default_dtype())

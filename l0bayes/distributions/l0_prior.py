@@ -5,6 +5,7 @@ from typing import ClassVar
 from pyro.distributions import constraints
 from torch import Tensor
 
+from l0bayes.arguments import check_flag
 from l0bayes.compat import validates
 from l0bayes.distributions.gate_prior import GatePrior, as_floating, check_code_cost
 
@@ -30,7 +31,8 @@ class L0Prior(GatePrior):
     arg_constraints: ClassVar = {"code_cost": constraints.nonnegative}
 
     def __init__(self, code_cost: float | Tensor, *, validate_args: bool | None = None) -> None:
-        (self.code_cost,) = as_floating(code_cost)
+        (self.code_cost,) = as_floating(code_cost=code_cost)
+        check_flag("validate_args", validate_args)
         if validates(self) if validate_args is None else validate_args:
             check_code_cost(self.code_cost)
         super().__init__(self.code_cost.shape, validate_args=validate_args)

@@ -6,6 +6,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
+from l0bayes.arguments import check_flag
 from l0bayes.compat import validates
 from l0bayes.distributions.gate_prior import GatePrior, as_floating, check_code_cost
 from l0bayes.distributions.prior_inclusion import share_expected
@@ -35,7 +36,8 @@ class SpikeAndSlabPrior(GatePrior):
     def __init__(
         self, inclusion: float | Tensor, code_cost: float | Tensor = 0.0, *, validate_args: bool | None = None
     ) -> None:
-        self.inclusion, self.code_cost = as_floating(inclusion, code_cost)
+        self.inclusion, self.code_cost = as_floating(inclusion=inclusion, code_cost=code_cost)
+        check_flag("validate_args", validate_args)
         if validates(self) if validate_args is None else validate_args:
             wrong = ~((self.inclusion > 0) & (self.inclusion < 1))
             if wrong.any():

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from l0bayes.arguments import check_guide, checked
 from l0bayes.posterior.draws import Arrays, Draws, draws_of
+from l0bayes.posterior.gate_table import labelled_model
 
 _GROUPS = {"posterior_predictive": "predictive", "log_likelihood": "log_likelihood"}
 _R_HAT = (
@@ -15,6 +17,7 @@ _R_HAT = (
 )
 
 
+@checked
 def to_arviz(
     guide: Any, num_samples: int = 1000, *, data: Sequence[Any] | None = None, weights: str | Sequence[str] = ()
 ) -> Any:
@@ -45,6 +48,8 @@ def to_arviz(
     guides, chains = _named(guide)
     if not guides or num_samples < 1:
         raise ValueError(f"to_arviz needs at least one guide and num_samples >= 1; got {len(guides)}, {num_samples}")
+    for one in guides:
+        check_guide(one, "distributions", "gates", "numbers")
     draws = [draws_of(one, num_samples, data, weights) for one in guides]
     shapes = [{site: value.shape for site, value in one.posterior.items()} for one in draws]
     if any(other != shapes[0] for other in shapes):
@@ -73,7 +78,7 @@ def _chains(draws: Sequence[Draws], kind: str) -> Arrays:
 
 def _labels(guide: Any, draws: Draws) -> tuple[dict[str, list[str]], dict[str, Any]]:
     """Names of dimensions by variable, and labels along them."""
-    known = getattr(getattr(guide, "model", None), "site_labels", {})
+    known = getattr(labelled_model(guide), "site_labels", {})
     numbers, dims, coords = guide.numbers(), {}, {}
     for site in guide.gates():
         if site not in known and draws.posterior[site].ndim == 2:  # noqa: PLR2004 (draws of one vector)

@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from l0bayes.arguments import check_guide, checked
 from l0bayes.distributions.hard_concrete import PointRule
 from l0bayes.posterior.agreement import agreement
 
 
+@checked
 @torch.no_grad()
 def gate_table(guide: Any, rule: str = "paper") -> pd.DataFrame:
     """One row a gate; of several guides, how far they agree.
@@ -35,10 +37,11 @@ def gate_table(guide: Any, rule: str = "paper") -> pd.DataFrame:
     """
     if isinstance(guide, Mapping):
         return agreement({name: gate_table(one, rule) for name, one in guide.items()})
+    check_guide(guide, "point", "gates", "numbers")
     points = {name: guide.point(name) for name in get_args(PointRule)}
     chosen = points[rule] if rule in points else guide.point(rule)
     numbers = guide.numbers()
-    model = getattr(guide, "model", None)
+    model = labelled_model(guide)
     labels = getattr(model, "site_labels", {})
     tables = []
     for site, gate in guide.gates().items():
@@ -62,6 +65,11 @@ def gate_table(guide: Any, rule: str = "paper") -> pd.DataFrame:
     if not tables:
         raise ValueError("guide has no gate sites; give sites L0Prior, SpikeAndSlabPrior or HardConcrete as prior")
     return _with_coefficients(pd.concat(tables, ignore_index=True), model, guide)
+
+
+def labelled_model(guide: Any) -> Any:
+    """The model of a guide, which may have labels for its sites; ``None`` if it has none, or none that labels."""
+    return guide.labelled_model if hasattr(type(guide), "labelled_model") else getattr(guide, "model", None)
 
 
 def _with_coefficients(table: pd.DataFrame, model: Any, guide: Any) -> pd.DataFrame:

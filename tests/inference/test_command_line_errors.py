@@ -73,7 +73,7 @@ def test_help(capsys):
         ("--batch_size", "0", "batch_size"),
         ("--lr", "-1", "lr"),
         ("--gate_lr", "0", "gate_lr"),
-        ("--hidden", "[0]", "sizes"),
+        ("--hidden", "[0]", "hidden"),
         ("--device", "nonsense", "device"),
     ],
 )

@@ -81,7 +81,7 @@ def test_a_look_at_the_validation_data_draws_nothing():
 
 @pytest.mark.parametrize("validation", [iter([(X, Y)]), 3, X[0, 0]], ids=["iterator", "number", "scalar"])
 def test_what_cannot_be_gone_through_once_an_epoch(validation):
-    with pytest.raises(DataError, match="validation_loader must be something to iterate over once an epoch"):
+    with pytest.raises((DataError, TypeError), match="validation_loader must be something to iterate over"):
         fit(*pair(), loader(), validation_loader=validation, epochs=1, progress=False)
 
 
@@ -100,5 +100,5 @@ def test_a_model_that_knows_no_error():
     guide = HardConcreteGuide(model)
     with pytest.raises(TypeError, match="validation_loader needs a model such as Classifier"):
         fit(model, guide, loader(), validation_loader=loader(), epochs=1, progress=False)
-    with pytest.raises(TypeError, match="model must be a Likelihood, such as Classifier; got NotALikelihood"):
+    with pytest.raises(TypeError, match=r"model must be a Likelihood.*; got a module, NotALikelihood"):
         evaluate(model, guide, loader())
