@@ -78,10 +78,8 @@ def check_options(
         raise DataError("train_loader must have a length for kl_warmup and target, which go by the share of a run done")
 
 
-def check_teacher(teacher: Any, model: Any) -> Likelihood:
+def check_teacher(teacher: nn.Module, model: Any) -> Likelihood:
     """The model as one that a teacher can teach; raises where either cannot."""
-    if not isinstance(teacher, nn.Module):
-        raise TypeError(f"teacher must be a trained network, a module; got {type(teacher).__name__}")
     if not isinstance(model, Likelihood):
         raise TypeError(
             f"teacher is for a model that knows its observations, such as Classifier; got {type(model).__name__}"
