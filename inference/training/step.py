@@ -93,7 +93,7 @@ class Step:
             with self._processes.independent_draws(active=self._state.options.independent_draws):
                 loss: torch.Tensor = self._parallel(*batch) / len(batches)
             total += self.objective.negative_elbo / len(batches)
-            loss.backward()  # type: ignore[no-untyped-call] # torch types it nowhere
+            loss.backward()
         total, interrupted = self._processes.mean(total, float(self.interruption.requested))
         self.interruption.requested = interrupted > 0
         return total
