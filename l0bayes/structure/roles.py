@@ -168,6 +168,33 @@ class Roles:
             return frozen
         return None if number in self.readers else "no layer reads its features"
 
+    def why_dense(self, parameter: str) -> str:
+        """Why a parameter has no gates."""
+        if parameter in self.shared:
+            return self.shared[parameter]
+        found = [
+            self.axes[key][0] for key in sorted(self.axes, key=lambda key: self.axes[key][1]) if key[0] == parameter
+        ]
+        if parameter in self._flow.elements:
+            found.append(self.classes.of(self._flow.elements[parameter]).flatten())
+        numbers = [
+            number
+            for number in dict.fromkeys(torch.cat(found).tolist() if found else [])
+            if number != self.classes.none
+        ]
+        if not numbers:
+            owner = parameter.rpartition(".")[0]
+            return "no operation with features uses it" if owner in self._called else "the network does not call it"
+        reasons = [reason for reason in map(self.why_not, numbers) if reason is not None]
+        if reasons:
+            return reasons[0]
+        alone = len(set(found[0].tolist())) == 1 < len(found[0])
+        return (
+            (self.classes.mixed(numbers[0]) or "all of its features are coupled")
+            if alone
+            else "no gates were asked for"
+        )
+
     def makes(self, tensor: str, dim: int | None) -> bool:
         """Whether a dimension is that of a weight or an embedding, and not of something that follows them."""
         owner = self.modules.get(tensor.rpartition(".")[0])
@@ -200,12 +227,13 @@ class Roles:
         return sorted(found, key=lambda name: order.get(name, order.get(name.rpartition(".")[0], len(order))))
 
     def without_gates(self) -> dict[str, str]:
-        """Modules with weights of their own that no gate can be asked for."""
+        """Torch's own modules with weights that no gate can be asked for; weights elsewhere are told one by one."""
         layers = self.layers()
         return {
             name: f"{type(module).__name__} has no gates"
             for name, module in self.modules.items()
             if name not in layers
+            and type(module).__module__.startswith("torch.nn.")
             and any(
                 p.dim() > 1 and not any((join_name(name, own), dim) in self.axes for dim in range(p.dim()))
                 for own, p in module.named_parameters(recurse=False)
