@@ -55,6 +55,7 @@ class Roles:
         self.rows = rows_of(inputs)
         flow = Flow(self.net)
         self.modules = dict(self.net.named_modules())
+        self._trained = {name for name, _ in self.net.named_parameters()}
         self._run(flow, inputs)
         self._flow = flow.labelling
         self._called = flow.called
@@ -140,9 +141,8 @@ class Roles:
                 self.axes[name, dim] = (_lines(classes, alive, dim).amax(1), False)
 
     def _freeze_unsupported(self) -> None:
-        trained = dict(self.net.named_parameters())
         for key in self._flow.axes:
-            if key[0] not in trained:
+            if key[0] not in self._trained:
                 self._freeze(self.axes[key][0], f"{key[0]!r}, which reads or makes it, is a buffer")
         for (tensor, _), (classes, reads) in self.axes.items():
             owner = self.modules.get(tensor.rpartition(".")[0])
@@ -244,7 +244,8 @@ class Roles:
     def axis(self, layer: str, *, reads: bool) -> Axis | None:
         """The weight of a layer, and the dimension along which it reads or makes features."""
         for tensor, dim in self.axes:
-            if layer_of(tensor) == layer and self.axes[tensor, dim][1] == reads and not tensor.endswith("bias"):
+            own = layer_of(tensor) == layer and tensor in self._trained
+            if own and self.axes[tensor, dim][1] == reads and not tensor.endswith("bias"):
                 return tensor, dim
         return None
 
@@ -253,14 +254,14 @@ class Roles:
         module = self.modules.get(layer)
         if isinstance(module, nn.MultiheadAttention) and not supports(module):
             return _too_special(module)
+        if any(layer_of(tensor) == layer and tensor not in self._trained for tensor, _ in self.axes):
+            return "what multiplies features there is a buffer"
         shared = [names for name, names in shared_parameters(self.net).items() if layer_of(name) == layer]
         if shared:
             return f"its weight is shared: {', '.join(map(repr, shared[0]))} are one"
         if layer not in self._called and not isinstance(module, nn.MultiheadAttention):
-            inside = self.modules.get(layer.rpartition(".")[0])
-            if isinstance(inside, nn.MultiheadAttention):
-                return "it belongs to the attention around it"
-            return "the network does not call it"
+            around = isinstance(self.modules.get(layer.rpartition(".")[0]), nn.MultiheadAttention)
+            return "it belongs to the attention around it" if around else "the network does not call it"
         if module is not None and not any(
             name.endswith("weight") for name, _ in module.named_parameters(recurse=False)
         ):
