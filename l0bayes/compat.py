@@ -4,6 +4,7 @@ Everything else uses public names alone, so that a new version of torch or Pyro 
 where ``tests/test_compat.py`` says which. Written for torch ≥ 2.6 and Pyro ≥ 1.9.1. Nothing of ours is imported.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
@@ -36,10 +37,12 @@ __all__ = [
     "save_with_state",
     "set_compiled_call",
     "set_validation",
+    "state_versions",
     "tree_leaves",
     "tree_map_tensors",
     "twin",
     "validates",
+    "with_versions",
 ]
 
 _Kind = TypeVar("_Kind", bound=nn.Module)
@@ -90,6 +93,20 @@ def own_modules(module: nn.Module) -> dict[str, nn.Module | None]:
 def save_with_state(module: nn.Module, buffer: str) -> None:
     """Makes a buffer, if it is one that is not saved, part of the ``state_dict``."""
     module._non_persistent_buffers_set.discard(buffer)  # noqa: SLF001
+
+
+def state_versions(state: Mapping[str, Any]) -> dict[str, int]:
+    """The versions that modules noted in a ``state_dict``: name of the module to number."""
+    notes: Mapping[str, Mapping[str, Any]] = getattr(state, "_metadata", {})
+    return {name: note["version"] for name, note in notes.items() if note.get("version", 1) != 1}
+
+
+def with_versions(state: Mapping[str, Tensor], net: nn.Module, versions: Mapping[str, int]) -> dict[str, Tensor]:
+    """A ``state_dict`` with such notes; without one for a module, it loads as the oldest version would."""
+    noted: OrderedDict[str, Tensor] = OrderedDict(state)
+    names = [name for name, _ in net.named_modules(remove_duplicate=False)]
+    noted._metadata = {name: {"version": versions.get(name, 1)} for name in names}  # type: ignore[attr-defined]  # noqa: SLF001
+    return noted
 
 
 def twin(module: nn.Module, kind: type[_Kind]) -> _Kind:

@@ -13,7 +13,7 @@ from l0bayes.errors import DataError, StructureError
 from l0bayes.find_sparse import find_sparse
 from l0bayes.gate_options import COSTS, GateOptions, match_layers, named_costs, read_options
 from l0bayes.sparse_module import SlabName, SparseModule
-from l0bayes.structure import Finder, Request, Roles, Structure, as_arguments
+from l0bayes.structure import Finder, Request, Roles, Structure, as_arguments, tell_all, tell_partners
 from l0bayes.structure.names import layer_of
 from l0bayes.subnetwork.chance import chance_kept
 from l0bayes.subnetwork.compacted import compact_network
@@ -108,11 +108,13 @@ def sparsify(
     device = next(net.parameters()).device.type
     with one_thread("sparsify"), torch.autocast(device, enabled=False), chance_kept(net):
         refuse_recomputation(net, inputs)
-        structure = leave_out_what_differs(net, structure, inputs)
+        found, structure = structure, leave_out_what_differs(net, structure, inputs)
         by_default = {g.name for g in structure.groups if g.kind == "unit" and options[g.layer].min_units is None}
         vanishing = {group.name for group in structure.groups if group.name in by_default and group.min_units == 0}
         structure = keep_the_input_in_sight(net, structure, inputs, vanishing)
+    structure = tell_partners(structure, found)
     _refuse_dense(structure, gates)
+    structure = tell_all(structure, found, roles)
     shapes = tuple(value.shape[1:] for value in inputs if isinstance(value, Tensor))
     once = read_once(net, inputs) if slab == "normal" else frozenset()
     return SparseModule(

@@ -416,3 +416,29 @@ def test_a_copy_of_a_guide_leaves_the_original_its_model():
     assert other.model is None
     assert guide.model is rows_model
     assert other.prototype_trace is not guide.prototype_trace
+
+
+# -- versions in a state_dict -----------------------------------------------------------------------------------------
+
+
+class Versioned(nn.Linear):
+    """Doubles what an older version of it had stored."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *args):
+        if (metadata.get("version") or 1) < 2:
+            state[f"{prefix}weight"] = 2 * state[f"{prefix}weight"]
+        super()._load_from_state_dict(state, prefix, metadata, *args)
+
+
+def test_a_state_is_loaded_as_the_version_that_it_was_stored_by():
+    net = nn.Sequential(nn.Linear(3, 3), Versioned(3, 2))
+    state = net.state_dict()
+    versions = compat.state_versions(state)
+    assert versions == {"1": 2}
+    for given, factor in ((versions, 1.0), ({}, 2.0)):
+        other = nn.Sequential(nn.Linear(3, 3), Versioned(3, 2))
+        other.load_state_dict(compat.with_versions(dict(state), other, given))
+        assert torch.equal(other[1].weight, factor * net[1].weight)
+        assert torch.equal(other[0].weight, net[0].weight)

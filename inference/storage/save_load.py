@@ -11,6 +11,7 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
 from l0bayes.arguments import check_file, checked
+from l0bayes.compat import state_versions, with_versions
 from l0bayes.errors import FileFormatError
 from l0bayes.find_sparse import sparse_modules
 from l0bayes.inference.size.shrink import rising, take_units, units_left
@@ -66,6 +67,7 @@ def save(module: nn.Module, path: str | Path, provenance: Mapping[str, Any] | No
         "tied": sorted(set(shared_parameters(module).values())),
         "units": units_left(module),
         "shapes": {name: list(tensor.shape) for name, tensor in state.items()},
+        "state_versions": state_versions(module.state_dict()),
         "versions": {"torch": torch.__version__, "pyro": pyro.__version__},
         "provenance": dict(provenance or {}),
     }
@@ -100,7 +102,7 @@ def load(path: str | Path, module: _Module) -> _Module:
     given = {name: tensors.pop(name) for name in list(tensors) if name.rpartition(".")[2] == _GIVEN}
     if isinstance(module, AutoGuide) or sparse_modules(module):
         _take_units(path, module, facts.get("units", {}))
-        _load_state(path, module, tensors)
+        _load_state(path, module, tensors, facts.get("state_versions", {}))
         return module if isinstance(module, AutoGuide) else module.eval()
     try:
         module = cast("_Module", resize(module, {name: tensor.shape for name, tensor in tensors.items()}))
@@ -110,7 +112,7 @@ def load(path: str | Path, module: _Module) -> _Module:
             setattr(module.get_submodule(name.rpartition(".")[0]), _GIVEN, int(number))
     except (AttributeError, ValueError) as error:
         raise FileFormatError(f"module: {path} does not fit it: {error}") from error
-    _load_state(path, module, tensors)
+    _load_state(path, module, tensors, facts.get("state_versions", {}))
     _check_indices(path, module)
     return module.eval()
 
@@ -135,7 +137,9 @@ def _take_units(path: str | Path, module: nn.Module, units: Mapping[str, list[in
         raise FileFormatError(f"module: {path} does not fit it: {error}") from error
 
 
-def _load_state(path: str | Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def _load_state(
+    path: str | Path, module: nn.Module, tensors: Mapping[str, Tensor], versions: Mapping[str, int]
+) -> None:
     own = {name: tensor.dtype for name, tensor in module.state_dict().items()}
     other = next((t.dtype for name, t in tensors.items() if name in own and own[name] != t.dtype), None)
     if other is not None:
@@ -144,6 +148,6 @@ def _load_state(path: str | Path, module: nn.Module, tensors: Mapping[str, Tenso
             "module.to(dtype) first, so that nothing is rounded unseen"
         )
     try:
-        module.load_state_dict(dict(tensors))
+        module.load_state_dict(with_versions(tensors, module, versions))
     except RuntimeError as error:
         raise FileFormatError(f"module: {path} does not fit it: {error}") from error

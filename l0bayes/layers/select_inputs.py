@@ -1,5 +1,6 @@
 """Layers that read only some of the features they are given."""
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -75,3 +76,22 @@ def selecting(layer: nn.Module) -> SelectInputs:
     new.given_features = cast("int", features)
     new.register_buffer("index", torch.arange(new.given_features, device=weight.device))
     return new
+
+
+def unfused(net: nn.Module, layer: str) -> Iterator[tuple[nn.Module, str, Any]]:
+    """What keeps encoders from computing, in one, with the weight of a layer that selects its inputs.
+
+    Args:
+        net: the network.
+        layer: name of the layer.
+
+    Yields:
+        A module around it, an attribute, and the value that it is to have.
+    """
+    parts = layer.split(".")
+    for depth in range(len(parts)):
+        module = net.get_submodule(".".join(parts[:depth]))
+        if isinstance(module, nn.TransformerEncoder):
+            yield module, "use_nested_tensor", False
+        elif isinstance(module, nn.TransformerEncoderLayer):
+            yield module, "activation_relu_or_gelu", 0

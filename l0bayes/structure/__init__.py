@@ -10,6 +10,7 @@ from l0bayes.structure.find import Finder, Request
 from l0bayes.structure.groups import GRANULARITIES, GateGroup, Product, Slice, Structure
 from l0bayes.structure.names import as_arguments, join_name
 from l0bayes.structure.roles import Roles
+from l0bayes.structure.telling import is_told, tell_all, tell_partners
 
 __all__ = [
     "GRANULARITIES",
@@ -22,5 +23,8 @@ __all__ = [
     "Slice",
     "Structure",
     "as_arguments",
+    "is_told",
     "join_name",
+    "tell_all",
+    "tell_partners",
 ]

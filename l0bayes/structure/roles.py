@@ -55,6 +55,7 @@ class Roles:
         self.rows = rows_of(inputs)
         flow = Flow(self.net)
         self.modules = dict(self.net.named_modules())
+        self._trained = {name for name, _ in self.net.named_parameters()}
         self._run(flow, inputs)
         self._flow = flow.labelling
         self._called = flow.called
@@ -140,9 +141,8 @@ class Roles:
                 self.axes[name, dim] = (_lines(classes, alive, dim).amax(1), False)
 
     def _freeze_unsupported(self) -> None:
-        trained = dict(self.net.named_parameters())
         for key in self._flow.axes:
-            if key[0] not in trained:
+            if key[0] not in self._trained:
                 self._freeze(self.axes[key][0], f"{key[0]!r}, which reads or makes it, is a buffer")
         for (tensor, _), (classes, reads) in self.axes.items():
             owner = self.modules.get(tensor.rpartition(".")[0])
@@ -167,6 +167,33 @@ class Roles:
         if frozen is not None:
             return frozen
         return None if number in self.readers else "no layer reads its features"
+
+    def why_dense(self, parameter: str) -> str:
+        """Why a parameter has no gates."""
+        if parameter in self.shared:
+            return self.shared[parameter]
+        found = [
+            self.axes[key][0] for key in sorted(self.axes, key=lambda key: self.axes[key][1]) if key[0] == parameter
+        ]
+        if parameter in self._flow.elements:
+            found.append(self.classes.of(self._flow.elements[parameter]).flatten())
+        numbers = [
+            number
+            for number in dict.fromkeys(torch.cat(found).tolist() if found else [])
+            if number != self.classes.none
+        ]
+        if not numbers:
+            owner = parameter.rpartition(".")[0]
+            return "no operation with features uses it" if owner in self._called else "the network does not call it"
+        reasons = [reason for reason in map(self.why_not, numbers) if reason is not None]
+        if reasons:
+            return reasons[0]
+        alone = len(set(found[0].tolist())) == 1 < len(found[0])
+        return (
+            (self.classes.mixed(numbers[0]) or "all of its features are coupled")
+            if alone
+            else "no gates were asked for"
+        )
 
     def makes(self, tensor: str, dim: int | None) -> bool:
         """Whether a dimension is that of a weight or an embedding, and not of something that follows them."""
@@ -200,12 +227,13 @@ class Roles:
         return sorted(found, key=lambda name: order.get(name, order.get(name.rpartition(".")[0], len(order))))
 
     def without_gates(self) -> dict[str, str]:
-        """Modules with weights of their own that no gate can be asked for."""
+        """Torch's own modules with weights that no gate can be asked for; weights elsewhere are told one by one."""
         layers = self.layers()
         return {
             name: f"{type(module).__name__} has no gates"
             for name, module in self.modules.items()
             if name not in layers
+            and type(module).__module__.startswith("torch.nn.")
             and any(
                 p.dim() > 1 and not any((join_name(name, own), dim) in self.axes for dim in range(p.dim()))
                 for own, p in module.named_parameters(recurse=False)
@@ -216,7 +244,8 @@ class Roles:
     def axis(self, layer: str, *, reads: bool) -> Axis | None:
         """The weight of a layer, and the dimension along which it reads or makes features."""
         for tensor, dim in self.axes:
-            if layer_of(tensor) == layer and self.axes[tensor, dim][1] == reads and not tensor.endswith("bias"):
+            own = layer_of(tensor) == layer and tensor in self._trained
+            if own and self.axes[tensor, dim][1] == reads and not tensor.endswith("bias"):
                 return tensor, dim
         return None
 
@@ -225,14 +254,14 @@ class Roles:
         module = self.modules.get(layer)
         if isinstance(module, nn.MultiheadAttention) and not supports(module):
             return _too_special(module)
+        if any(layer_of(tensor) == layer and tensor not in self._trained for tensor, _ in self.axes):
+            return "what multiplies features there is a buffer"
         shared = [names for name, names in shared_parameters(self.net).items() if layer_of(name) == layer]
         if shared:
             return f"its weight is shared: {', '.join(map(repr, shared[0]))} are one"
         if layer not in self._called and not isinstance(module, nn.MultiheadAttention):
-            inside = self.modules.get(layer.rpartition(".")[0])
-            if isinstance(inside, nn.MultiheadAttention):
-                return "it belongs to the attention around it"
-            return "the network does not call it"
+            around = isinstance(self.modules.get(layer.rpartition(".")[0]), nn.MultiheadAttention)
+            return "it belongs to the attention around it" if around else "the network does not call it"
         if module is not None and not any(
             name.endswith("weight") for name, _ in module.named_parameters(recurse=False)
         ):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from l0bayes.compat import own_modules, own_parameters, save_with_state
-from l0bayes.layers.select_inputs import can_select, selecting
+from l0bayes.layers.select_inputs import can_select, selecting, unfused
 from l0bayes.layers.widths import attributes
 from l0bayes.structure import join_name
 from l0bayes.structure.names import by_owner
@@ -38,6 +38,8 @@ def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> nn.Module:
         path, _, tensor = name.rpartition(".")
         if tensor == "index" and can_select(layer := net.get_submodule(path)):
             net = _replace(net, layer, selecting(layer))
+            for module, attribute, value in unfused(net, path):
+                setattr(module, attribute, value)
     state = dict(net.named_parameters(remove_duplicate=False)) | dict(net.named_buffers(remove_duplicate=False))
     for name, shape in shapes.items():
         if name not in state or state[name].dim() != len(shape):

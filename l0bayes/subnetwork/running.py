@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from l0bayes.layers.select_inputs import feature_dim, select_features
+from l0bayes.layers.select_inputs import feature_dim, select_features, unfused
 from l0bayes.layers.widths import attributes, computes_by_width
 from l0bayes.structure.names import by_owner
 from l0bayes.subnetwork.noisy_weights import NoisyWeights, number_of_rows
@@ -46,6 +46,9 @@ def _narrow_inputs(net: nn.Module, features: Mapping[str, tuple[Tensor, int]]) -
 
             select = partial(_select, keep, dim, reaching)
             hooks.callback(layer.register_forward_pre_hook(select, with_kwargs=True).remove)
+            for module, attribute, value in unfused(net, name):
+                hooks.callback(setattr, module, attribute, getattr(module, attribute))
+                setattr(module, attribute, value)
         yield
 
 
