@@ -37,7 +37,7 @@ def chance_kept(net: nn.Module) -> Iterator[list[Any]]:
     own = [value for module in net.modules() for value in vars(module).values() if isinstance(value, _GENERATORS)]
     states = [_state(generator) for generator in (*own, random, np.random)]
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(_devices(net)):
             yield own
     finally:
         for generator, state in zip((*own, random, np.random), states, strict=True):
@@ -55,13 +55,21 @@ def certain(net: nn.Module, seed: int = 0) -> Iterator[None]:
         seed: of the generators; those that the network keeps go on from where they are with 0.
     """
     with chance_kept(net) as own, unfused_attention(), _Certain():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        for device in _devices(net):
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 (that of whoever draws in the network)
         for generator in own:
             for _ in range(seed):
                 generator.random()
         yield
+
+
+def _devices(net: nn.Module) -> list[int]:
+    """The GPUs that a network is on."""
+    return sorted({p.device.index for p in net.parameters() if p.device.type == "cuda"})
 
 
 _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)

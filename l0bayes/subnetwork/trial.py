@@ -154,15 +154,18 @@ class Trial:
 
     @torch.no_grad()
     def _turn_to_double(self) -> None:
-        """Turns to float64, unless the network insists on a dtype."""
+        """Turns to float64, unless the network insists on a dtype, in one of the modes that it runs in."""
         net, inputs = self._net, self._inputs
         self._net = copy.deepcopy(net).double()
         self._inputs = tree_map_tensors(lambda x: x.double() if x.is_floating_point() else x, inputs)
         try:
             with certain(self._net), FewerDigits() as digits:
                 self._net(*self._given())
-            self._double = not digits.seen
+            fits = not self._trains or self._runs(training=True)
+            self._double = fits and not digits.seen
         except Exception:  # noqa: BLE001 (whatever it says)
+            fits = False
+        if not fits:
             self._net, self._inputs = net, inputs
 
     @torch.no_grad()

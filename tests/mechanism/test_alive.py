@@ -12,6 +12,7 @@ from torch import nn
 
 from l0bayes import compact, sparsify
 from l0bayes.inference import HardConcreteGuide, predict, shrink
+from l0bayes.inference.selection.decision import Decider, Limit
 from l0bayes.models import MLP, Classifier, LeNet5, WideResNet
 from l0bayes.structure import Alive
 from l0bayes.subnetwork.masked import masked_forward
@@ -228,3 +229,17 @@ def test_it_holds_after_shrinking(kind):
     after = {name: sparse.units[name][z != 0].tolist() for name, z in guide.point().items()}
     assert after == before
     torch.testing.assert_close(predict(model, guide, x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mlp by inputs", "joined by inputs", "convolutions by inputs", "dense block"])
+def test_decisions_by_evidence_are_alive(name):
+    sparse, x = network(name)
+    everything = {g.name: torch.ones(g.size, dtype=torch.bool) for g in sparse.groups}
+    size = sparse.live_cost().amount
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        nats = {g.name: torch.rand(g.size, generator=generator).double() for g in sparse.groups}
+        decider = Decider(everything, nats, dict.fromkeys(nats, 1), sparse.keep_alive)
+        opened = decider.decide([Limit(size, 1.0)]).opened
+        assert shows(sparse, opened, x)
+        assert sum(int(gates.sum()) for gates in opened.values()) <= 2 * len(opened)

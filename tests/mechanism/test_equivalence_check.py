@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from awkward_nets import Network
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (everybody's name for it)
 
@@ -94,6 +95,15 @@ def test_a_wrong_group_deep_in_a_network_is_left_dense(kind):
     assert "attention.qkv.unit" not in found
     assert "fc1.unit" in found
     assert "does not compute the same" in sparse.structure.dense["attention.qkv"]
+
+
+def test_a_network_whose_training_mode_insists_on_float32_keeps_its_gates():
+    def use(s, x):
+        h = s.fc2(s.fc1(x).relu())
+        return h + s.aux(x.float()) if s.training else h
+
+    net = Network(use, fc1=nn.Linear(6, 5), fc2=nn.Linear(5, 2), aux=nn.Linear(6, 2))
+    assert [group.name for group in sparsify(net, torch.randn(3, 6)).groups] == ["fc1.unit"]
 
 
 class Cancelling(nn.Module):
