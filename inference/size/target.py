@@ -29,13 +29,13 @@ class Target:
     layers: str = "*"
 
     def __post_init__(self) -> None:
-        check_fields(self)
         if not isinstance(self.share, int | float) or not 0 < self.share <= 1:
             raise ValueError(f"target: share must be in (0, 1]; got {self.share!r}")
         if self.of not in get_args(TargetOf):
             raise ValueError(f"target: of must be one of {', '.join(get_args(TargetOf))}; got {self.of!r}")
         if self.of == "latency" and self.layers != "*":
             raise ValueError(f"target: latency is that of the whole network; got layers={self.layers!r}")
+        check_fields(self)
 
     def __str__(self) -> str:
         where = "" if self.layers == "*" else f" of {self.layers}"

@@ -10,7 +10,7 @@ import torch
 from drawn import fit
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from toy_problem import assert_equal_states, loader, pair, state
+from toy_problem import assert_equal_checkpoints, assert_equal_states, loader, pair, state
 
 from l0bayes.errors import FileFormatError
 from l0bayes.inference.storage.files import write_tensors
@@ -183,3 +183,16 @@ def test_random_states_round_trip(drawn_before):
 
 def test_reading_the_random_state_draws_nothing():
     assert_equal_states(random_state(), random_state())
+
+
+@pytest.mark.filterwarnings("ignore:path. .* was written by an earlier version, without a digest")
+def test_what_an_earlier_version_wrote_is_resumed_with_a_warning(path, tmp_path):
+    """It had neither a format, a digest, nor a fingerprint."""
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()["l0bayes"])
+    known = {name: value for name, value in facts.items() if name not in ("format", "fingerprint")}
+    save_file(load_file(path), path, {"l0bayes": json.dumps(known)})
+    with pytest.warns(UserWarning, match="an earlier version wrote it, which did not note data and priors"):
+        resume(path)
+    fit(*pair(), loader(), epochs=2, checkpoint=tmp_path / "whole", progress=False)
+    assert_equal_checkpoints(path, tmp_path / "whole")
