@@ -97,7 +97,7 @@ class InclusionPosterior:
 @checked
 def infer_inclusion(
     model: SpikeSlabRegression,
-    method: Method = "importance",
+    method: Method | Literal["resampled"] = "importance",
     *,
     starts: int = 32,
     draws: int = 4000,
@@ -147,7 +147,7 @@ def infer_inclusion(
     inclusion, coefficients, gates = answer
     diagnostics = [*_diagnose(runs, weighted), *_differs(inclusion, weighted.inclusion, model.groups)]
     for found in diagnostics:
-        warnings.warn(f"infer_inclusion, method={method!r}: {found}", UntrustedPosteriorWarning, stacklevel=2)
+        warnings.warn(f"infer_inclusion, method={method!r}: {found}", UntrustedPosteriorWarning, stacklevel=3)
     return InclusionPosterior(
         table=_table(model, inclusion, *coefficients),
         groups=model.groups,
@@ -167,10 +167,10 @@ def infer_inclusion(
 def _known_method(method: str, guide: str | None) -> Method:
     """The method that is asked for, by whatever name it has or had."""
     if guide is not None:
-        warnings.warn("infer_inclusion: guide= is called method= now", DeprecationWarning, stacklevel=3)
+        warnings.warn("infer_inclusion: guide= is called method= now", DeprecationWarning, stacklevel=4)
         method = guide
     if method == "resampled":
-        warnings.warn("infer_inclusion: 'resampled' is called 'importance' now", DeprecationWarning, stacklevel=3)
+        warnings.warn("infer_inclusion: 'resampled' is called 'importance' now", DeprecationWarning, stacklevel=4)
         method = "importance"
     for known in get_args(Method):
         if method == known:

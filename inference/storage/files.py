@@ -115,7 +115,7 @@ def _check_whole(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
         warnings.warn(
             f"path: {path} was written by an earlier version, without a digest: nobody can tell whether it is whole. "
             "Write it again",
-            stacklevel=4,
+            stacklevel=5,
         )
     elif facts.get(_FORMAT) != _NOW:
         raise FileFormatError(

@@ -279,5 +279,5 @@ def _warn_of_missed(constraints: Sequence[Constraint], reached: dict[Target, flo
                     if ratio > target.share
                     else "Longer runs overshoot less; with several targets the narrower one decides"
                 ),
-                stacklevel=3,
+                stacklevel=4,
             )
