@@ -51,13 +51,26 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
     Returns:
         The function; it raises :class:`~l0bayes.errors.ArgumentError`.
     """
+    return checked_but()(function)
+
+
+def checked_but(*own: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """The same, but for arguments that the function checks itself, with a remedy that annotations do not know.
+
+    Args:
+        own: their names.
+    """
+    return lambda function: _with_door(function, own)
+
+
+def _with_door(function: Callable[_P, _R], own: tuple[str, ...]) -> Callable[_P, _R]:
     signature = inspect.signature(function)
     hints: dict[str, Any] = {}
 
     @functools.wraps(function)
     def door(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         if not hints:
-            hints.update(get_type_hints(function))
+            hints.update({name: hint for name, hint in get_type_hints(function).items() if name not in own})
         for name, value in _given(signature, args, kwargs):
             if name in hints:
                 check_argument(name, value, hints[name])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Beta
 
-from l0bayes.arguments import check_guide, checked
+from l0bayes.arguments import check_guide, checked, checked_but
 from l0bayes.checks import check_inputs
 from l0bayes.errors import DataError, StructureError
 from l0bayes.find_sparse import find_sparse
@@ -24,7 +24,7 @@ from l0bayes.threads import one_thread
 _PAPER = 0.1  # nats per parameter: λ = 0.1/N on the mean loss (§4.1)
 
 
-@checked
+@checked_but("gates", "cost")
 def sparsify(
     net: nn.Module,
     example_input: Any,

@@ -28,7 +28,7 @@ class Teacher:
     """
 
     def __init__(self, model: Likelihood, net: nn.Module, weight: float, temperature: float) -> None:
-        self._model, self._net = model, net
+        self._taught, self._net = model, net
         self._weight, self._temperature = weight, temperature
         self._heard: list[Tensor] = []
 
@@ -36,7 +36,7 @@ class Teacher:
     def listening(self) -> Iterator[None]:
         """Within it, outputs of the model's network are kept."""
         self._heard.clear()
-        hook = self._model.child("net").register_forward_hook(lambda _net, _inputs, output: self._heard.append(output))
+        hook = self._taught.child("net").register_forward_hook(lambda _net, _inputs, output: self._heard.append(output))
         try:
             yield
         finally:
@@ -57,7 +57,7 @@ class Teacher:
                 raise ValueError(
                     f"teacher must have outputs as the model's network has, {tuple(output.shape)}; got {found}"
                 )
-            observed = self._model.observation(output).log_prob(y)
-            total = total + (self._model.divergence(output, taught, self._temperature) + observed).mean()
+            observed = self._taught.observation(output).log_prob(y)
+            total = total + (self._taught.divergence(output, taught, self._temperature) + observed).mean()
         self._heard, rounds = [], len(self._heard)
-        return total * (self._weight * self._model.num_data / rounds)
+        return total * (self._weight * self._taught.num_data / rounds)

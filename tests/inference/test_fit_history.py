@@ -30,6 +30,7 @@ def test_columns_of_a_gated_network():
     result = fit(model, guide, loader(), epochs=3, validation_loader=loader(), progress=False)
     columns = [
         "epoch",
+        "phase",
         "elbo",
         "seconds",
         "steps",

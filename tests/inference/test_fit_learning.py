@@ -66,7 +66,7 @@ def test_a_hand_written_model_with_a_guide_that_waits_for_data(line):
     assert not list(guide.parameters())
     batches = TensorBatches(*line, 25, shuffle=True)
     result = fit(model, guide, batches, epochs=150, lr=2e-2, gate_lr=5e-2, progress=False)
-    assert list(result.history.columns) == ["epoch", "elbo", "seconds", "steps"]
+    assert list(result.history.columns) == ["epoch", "phase", "elbo", "seconds", "steps"]
     assert torch.equal(guide.point()["z"] != 0, torch.tensor([0, 1, 0, 0, 1, 0]).bool())
     weights = guide.median()["w"]
     torch.testing.assert_close(weights[[1, 4]], torch.tensor([2.0, -1.5]), atol=0.15, rtol=0)
