@@ -168,11 +168,11 @@ def test_fewer_epochs_on_the_command_line(tmp_path, capsys):
 
 def test_a_run_that_was_shrunk_is_the_same_run(tmp_path):
     options = {"shrink_below": 0.5, "gate_lr": 0.05, "checkpoint": tmp_path / "run", "progress": False}
-    model, guide = pair(init_open=0.5, gates="unit")
+    model, guide = pair(init_open=0.2, gates="unit")
     fit(model, guide, loader(), epochs=2, **options)
     assert sum(parameter.numel() for parameter in guide.parameters()) < 9
     fit(model, guide, loader(), epochs=3, **options)  # as small as it is
-    fit(*pair(init_open=0.5, gates="unit"), loader(), epochs=4, **options)
+    fit(*pair(init_open=0.2, gates="unit"), loader(), epochs=4, **options)
 
 
 def test_facts_are_in_the_file_for_people_to_read(tmp_path):
