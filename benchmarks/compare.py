@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from comparison.methods import METHODS
+from comparison.results import by_method, stored
 from comparison.tasks import TASKS, Data, Task
 from comparison.training import Finished, Job, share_of
 from record import RESULTS, facts
@@ -65,13 +66,11 @@ def measure(job: Job, method: str, seed: int) -> tuple[dict[str, Any], Finished]
 def table(rows: list[dict[str, Any]]) -> str:
     """A line a method: test errors of all seeds, their mean, size and time."""
     lines = ["| method | test error, mean | each seed | validation | share | CPU s |", "|---" * 6 + "|"]
-    for name, method in METHODS.items():
-        found = sorted((row for row in rows if row["method"] == name), key=lambda row: row["seed"])
-        if found:
-            each = ", ".join(f"{row['test_error']:.2%}" for row in found)
-            error, validation, share = (_mean(found, of) for of in ("test_error", "validation_error", "share"))
-            seconds = statistics.median(row["cpu_seconds"] for row in found)
-            lines.append(f"| {method.title} | {error} | {each} | {validation} | {share} | {seconds:.0f} |")
+    for name, found in by_method(rows).items():
+        each = ", ".join(f"{row['test_error']:.2%}" for row in found)
+        error, validation, share = (_mean(found, of) for of in ("test_error", "validation_error", "share"))
+        seconds = statistics.median(row["cpu_seconds"] for row in found)
+        lines.append(f"| {METHODS[name].title} | {error} | {each} | {validation} | {share} | {seconds:.0f} |")
     return "\n".join(lines)
 
 
@@ -94,12 +93,6 @@ def store(path: Path, task: Task, row: dict[str, Any]) -> None:
         path.with_suffix(".md").write_text(f"{title}\n\n{table(rows)}\n")
     finally:
         os.close(folder)
-
-
-def stored(path: Path) -> list[dict[str, Any]]:
-    """The rows there are."""
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["results"] if path.exists() else []
-    return rows
 
 
 def _checkpoint(folder: str | None, task: str, method: str, seed: int) -> Path | None:

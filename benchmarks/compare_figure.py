@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from comparison.methods import METHODS
+from comparison.results import Rows, by_method
 from comparison.tasks import TASKS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -77,15 +78,13 @@ class Point:
         return statistics.mean(self.errors)
 
 
-def points(rows: list[dict[str, Any]]) -> dict[str, Point]:
+def points(rows: Rows) -> dict[str, Point]:
     """Method to what it has reached, in the order of the methods."""
     found = {}
-    for name in METHODS:
-        own = [row for row in rows if row["method"] == name]
-        if own:
-            seconds = statistics.median(row["cpu_seconds"] for row in own)
-            share = statistics.mean(row["share"] for row in own)
-            found[name] = Point([100 * row["test_error"] for row in own], seconds, share)
+    for name, own in by_method(rows).items():
+        seconds = statistics.median(row["cpu_seconds"] for row in own)
+        share = statistics.mean(row["share"] for row in own)
+        found[name] = Point([100 * row["test_error"] for row in own], seconds, share)
     return found
 
 

@@ -6,26 +6,17 @@ Reads ``results/compare/*.json`` and writes ``results/compare/all.md``.
 """
 
 import argparse
-import json
 import statistics
-from typing import Any
 
 from comparison.methods import METHODS
+from comparison.results import Rows, by_method, stored
 from comparison.tasks import TASKS
 from record import RESULTS
 
 FOLDER = RESULTS / "compare"
 
 
-def rows_of(task: str) -> dict[str, list[dict[str, Any]]]:
-    """Method to its rows, by seed; of a task that was not measured none."""
-    path = FOLDER / f"{task}.json"
-    rows = json.loads(path.read_text())["results"] if path.exists() else []
-    by = {name: [row for row in rows if row["method"] == name] for name in METHODS}
-    return {name: sorted(found, key=lambda row: row["seed"]) for name, found in by.items() if found}
-
-
-def cell(found: list[dict[str, Any]], thin: float | None) -> str:
+def cell(found: Rows, thin: float | None) -> str:
     """Mean and spread of the errors, the number of seeds, time as a multiple."""
     errors = [row["test_error"] for row in found]
     spread = f" ± {(max(errors) - min(errors)) / 2:.2%}" if len(errors) > 1 else ""
@@ -36,7 +27,7 @@ def cell(found: list[dict[str, Any]], thin: float | None) -> str:
 
 def table() -> str:
     """A line a method, a column a task."""
-    tasks = {task: found for task in TASKS if (found := rows_of(task))}
+    tasks = {task: found for task in TASKS if (found := by_method(stored(FOLDER / f"{task}.json")))}
     lines = [f"| test error | {' | '.join(tasks)} |", "|---" * (1 + len(tasks)) + "|"]
     for name, method in METHODS.items():
         if not any(name in found for found in tasks.values()):

@@ -48,6 +48,11 @@ def explained_types(net: nn.Module, inputs: Iterable[Any], name: str) -> Iterato
         ) from error
 
 
+def is_count(number: Any, least: int = 1) -> bool:
+    """Whether something is an integer, and no truth value, of at least so much."""
+    return isinstance(number, int) and not isinstance(number, bool) and number >= least
+
+
 def check_dropout(dropout: float) -> None:
     """Raises ``ValueError`` unless ``dropout`` is a probability in [0, 1)."""
     if not 0 <= dropout < 1:

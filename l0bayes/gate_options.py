@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.distributions import Beta
 
+from l0bayes.checks import is_count
 from l0bayes.distributions.gate_prior import check_code_cost
 from l0bayes.distributions.prior_inclusion import check_inclusion, share_expected
 from l0bayes.errors import StructureError
@@ -59,7 +60,7 @@ class GateOptions:
             )
         check_inclusion(self.inclusion, self.expected_open, f" for layer {layer!r}")
         minimum = self.min_units
-        if minimum is not None and (isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 0):
+        if minimum is not None and not is_count(minimum, 0):
             raise ValueError(f"min_units must be an integer of at least 0; got {minimum!r} for layer {layer!r}")
         return self
 

@@ -1,4 +1,4 @@
-"""Test-time gates of which each group keeps as many as it must."""
+"""Gates of which each group keeps as many open as it must."""
 
 from collections.abc import Mapping
 
@@ -8,25 +8,45 @@ from torch import Tensor
 from l0bayes.distributions import HardConcrete
 
 
-@torch.no_grad()
-def with_min_units(
-    points: Mapping[str, Tensor], gates: Mapping[str, HardConcrete], least: Mapping[str, int]
+def open_at_least(
+    opened: Mapping[str, Tensor], log_odds: Mapping[str, Tensor], least: Mapping[str, int]
 ) -> dict[str, Tensor]:
-    """Test-time gates, opened where too few are open.
+    """Which gates are open, the most probable ones of each group among them where there are too few.
+
+    Args:
+        opened: group name to which gates are open, ``(size,)`` booleans.
+        log_odds: group name to what ranks them, such as the log-odds of P(z ≠ 0).
+        least: group name to how many are open at least; groups that are left out keep what they have.
+
+    Returns:
+        Group name to which gates are open; where that is enough, the very tensors that were given.
+    """
+    kept = dict(opened)
+    for name, number in least.items():
+        if int(opened[name].sum()) < number:
+            chosen = log_odds[name].topk(number).indices
+            kept[name] = opened[name].index_fill(0, chosen, value=True)
+    return kept
+
+
+@torch.no_grad()
+def held_open(
+    points: Mapping[str, Tensor],
+    gates: Mapping[str, HardConcrete],
+    opened: Mapping[str, Tensor],
+    kept: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Test-time gates; those that have to be open, and are not by themselves, are open at their mean.
 
     Args:
         points: group name to test-time gates.
         gates: group name to their distributions.
-        least: group name to how many are open at least; groups that are left out keep what they have.
-
-    Returns:
-        The same gates; where a group has too few that are open, its most probable ones are open at their mean.
+        opened: group name to which of them are open.
+        kept: group name to which have to be; the same tensors where nothing is to be changed.
     """
     held = dict(points)
-    for name, number in least.items():
-        point = points[name]
-        if int((point != 0).sum()) < number:
-            chosen = gates[name].prob_nonzero.topk(number).indices
-            open_now = torch.zeros_like(point, dtype=torch.bool).index_fill(0, chosen, value=True) & (point == 0)
-            held[name] = torch.where(open_now, gates[name].mean.clamp(min=torch.finfo(point.dtype).tiny), point)
+    for name, keep in kept.items():
+        if keep is not opened[name]:
+            mean = gates[name].mean.clamp(min=torch.finfo(points[name].dtype).tiny)
+            held[name] = torch.where(keep & ~opened[name], mean, points[name])
     return held

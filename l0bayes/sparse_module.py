@@ -23,6 +23,7 @@ from l0bayes.compat import FollowsDevice
 from l0bayes.distributions import HardConcrete, JointL0Prior, L0Prior, SpikeAndSlabPrior
 from l0bayes.errors import DataError
 from l0bayes.gate_options import GateOptions
+from l0bayes.min_units import held_open
 from l0bayes.owned_module import OwnedModule
 from l0bayes.structure import Alive, GateGroup, Structure
 from l0bayes.structure.names import layer_of
@@ -286,14 +287,9 @@ class SparseModule(OwnedModule, FollowsDevice):
         Returns:
             The same gates; those that have to be open, and are not by themselves, are open at their mean.
         """
-        held = dict(points)
         opened = {group.name: points[group.name] != 0 for group in self.groups}
         kept = self.keep_alive(opened, {name: gates[name].logit_nonzero for name in opened})
-        for name, keep in kept.items():
-            if keep is not opened[name]:
-                mean = gates[name].mean.clamp(min=torch.finfo(points[name].dtype).tiny)
-                held[name] = torch.where(keep & ~opened[name], mean, points[name])
-        return held
+        return held_open(points, gates, opened, kept)
 
     @property
     def least(self) -> dict[str, int]:

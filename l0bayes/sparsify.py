@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Beta
 
-from l0bayes.arguments import check_guide, checked, checked_but
-from l0bayes.checks import check_inputs
+from l0bayes.arguments import check_guide, checked_but
+from l0bayes.checks import check_inputs, is_count
 from l0bayes.errors import DataError, StructureError
 from l0bayes.find_sparse import find_sparse
 from l0bayes.gate_options import COSTS, GateOptions, match_layers, named_costs, read_options
@@ -24,7 +24,7 @@ from l0bayes.threads import one_thread
 _PAPER = 0.1  # nats per parameter: λ = 0.1/N on the mean loss (§4.1)
 
 
-@checked_but("gates", "cost")
+@checked_but("net", "gates", "cost", "inclusion", "min_units")
 def sparsify(
     net: nn.Module,
     example_input: Any,
@@ -160,7 +160,7 @@ def _refuse_dense(structure: Structure, gates: str | Mapping[str, Any]) -> None:
             raise StructureError(f"gates: layer {layer!r} cannot be gated as asked: {reason}")
 
 
-@checked
+@checked_but("round_to")
 def compact(model: nn.Module, guide: Any, rule: str = "paper", *, round_to: int = 1) -> nn.Module:
     """The finished network: a plain module that consists of the subnetwork of the test-time gates.
 
@@ -178,7 +178,7 @@ def compact(model: nn.Module, guide: Any, rule: str = "paper", *, round_to: int 
     Raises:
         ValueError: if ``round_to`` is not positive, or ``rule`` unknown.
     """
-    if not isinstance(round_to, int) or round_to < 1:
+    if not is_count(round_to):
         raise ValueError(f"round_to must be a positive integer, such as 8; got {round_to!r}")
     check_guide(guide, "point")
     sparse = find_sparse(model)

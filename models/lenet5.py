@@ -3,8 +3,8 @@
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
-from l0bayes.arguments import checked
-from l0bayes.checks import check_dropout
+from l0bayes.arguments import checked_but
+from l0bayes.checks import check_dropout, is_count
 
 
 class LeNet5(nn.Module):
@@ -21,11 +21,11 @@ class LeNet5(nn.Module):
         ValueError: if a number is not a positive integer, or ``dropout`` is not in [0, 1).
     """
 
-    @checked
+    @checked_but("num_classes", "in_channels")
     def __init__(self, num_classes: int = 10, in_channels: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
         for name, number in (("num_classes", num_classes), ("in_channels", in_channels)):
-            if not isinstance(number, int) or number < 1:
+            if not is_count(number):
                 raise ValueError(f"{name} must be a positive integer; got {number!r}")
         check_dropout(dropout)
         self.dropout = dropout

@@ -5,8 +5,8 @@ from itertools import pairwise
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
-from l0bayes.arguments import checked
-from l0bayes.checks import check_dropout
+from l0bayes.arguments import checked_but
+from l0bayes.checks import check_dropout, is_count
 
 
 class MLP(nn.Module):
@@ -20,10 +20,10 @@ class MLP(nn.Module):
         ValueError: if there are fewer than two sizes, one is not positive, or ``dropout`` is not in [0, 1).
     """
 
-    @checked
+    @checked_but("sizes")
     def __init__(self, *sizes: int, dropout: float = 0.0) -> None:
         super().__init__()
-        if len(sizes) < 2 or any(not isinstance(size, int) or size < 1 for size in sizes):  # noqa: PLR2004
+        if len(sizes) < 2 or not all(map(is_count, sizes)):  # noqa: PLR2004
             raise ValueError(f"sizes must be two or more positive integers, such as 784, 300, 100, 10; got {sizes}")
         check_dropout(dropout)
         self.sizes = sizes

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from l0bayes.arguments import checked
-from l0bayes.checks import check_dropout
+from l0bayes.arguments import checked_but
+from l0bayes.checks import check_dropout, is_count
 
 
 class Block(nn.Module):
@@ -55,13 +55,13 @@ class WideResNet(nn.Module):
             integer, or ``dropout`` is not in [0, 1).
     """
 
-    @checked
+    @checked_but("depth", "width", "num_classes")
     def __init__(self, depth: int = 28, width: int = 10, num_classes: int = 10, dropout: float = 0.0) -> None:
         super().__init__()
-        if not isinstance(depth, int) or depth < 10 or depth % 6 != 4:  # noqa: PLR2004
+        if not is_count(depth, 10) or depth % 6 != 4:  # noqa: PLR2004
             raise ValueError(f"depth must be 6n + 4 for n blocks in each stage, such as 16, 28 or 40; got {depth!r}")
         for name, number in (("width", width), ("num_classes", num_classes)):
-            if not isinstance(number, int) or number < 1:
+            if not is_count(number):
                 raise ValueError(f"{name} must be a positive integer, such as 10; got {number!r}")
         check_dropout(dropout)
         blocks = (depth - 4) // 6

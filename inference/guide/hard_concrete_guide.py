@@ -20,7 +20,7 @@ from l0bayes.find_sparse import sparse_modules
 from l0bayes.inference.guide.bound_to_model import BoundToModel
 from l0bayes.inference.guide.families import BetaFamily, Family, GateFamily, NormalFamily, PointFamily
 from l0bayes.inference.guide.latent_site import LatentSite, check_slabs, full_size, is_gate, reference, unwrap
-from l0bayes.min_units import with_min_units
+from l0bayes.min_units import held_open, open_at_least
 from l0bayes.owned_module import OwnedModule
 from l0bayes.threads import one_thread
 
@@ -292,7 +292,9 @@ class HardConcreteGuide(OwnedModule, BoundToModel):
         gates = self.gates()
         points = {name: gate.point(rule) for name, gate in gates.items()}  # type: ignore[arg-type]
         if self.lost_model:
-            return with_min_units(points, gates, self.least)
+            opened = {name: points[name] != 0 for name in self.least}
+            log_odds = {name: gates[name].logit_nonzero for name in opened}
+            return held_open(points, gates, opened, open_at_least(opened, log_odds, self.least))
         for sparse in sparse_modules(self.model):
             points = sparse.enforce_min_units(points, gates)
         return points

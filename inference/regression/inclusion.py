@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from l0bayes.arguments import checked
+from l0bayes.arguments import checked_but
 from l0bayes.errors import UntrustedPosteriorWarning
 from l0bayes.inference.guide.hard_concrete_guide import HardConcreteGuide
 from l0bayes.inference.regression.bernoulli_mixture import BernoulliMixture
@@ -94,7 +94,7 @@ class InclusionPosterior:
         return self.gates.any_open([self.groups.index(name) for name in gates])
 
 
-@checked
+@checked_but("method")
 def infer_inclusion(
     model: SpikeSlabRegression,
     method: Method | Literal["resampled"] = "importance",

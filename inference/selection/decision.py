@@ -75,24 +75,15 @@ class Decider:
     Args:
         opened: group name to which gates are open now; what gates add is counted there.
         nats: group name to the evidence for each gate, ½F.
-        least: group name to the number of gates that stay open at least.
-        keep_alive: gates that are open, and their log-odds, to those that must be open at least for what is kept to
-            be of use.
+        keep: gates that are open, and their log-odds, to those that are open with what must be kept.
     """
 
-    def __init__(
-        self,
-        opened: Gates,
-        nats: Gates,
-        least: Mapping[str, int],
-        keep_alive: Callable[[Gates, Gates], dict[str, Tensor]] | None = None,
-    ) -> None:
+    def __init__(self, opened: Gates, nats: Gates, keep: Callable[[Gates, Gates], dict[str, Tensor]]) -> None:
         self._names = list(opened)
         self._sizes = [len(opened[name]) for name in self._names]
         self._opened = opened
         self._worth = self._flat(nats)
-        self._least = least
-        self._keep_alive = keep_alive
+        self._keep = keep
 
     def _flat(self, by_group: Gates) -> Tensor:
         return torch.cat([by_group[name].detach().double().cpu() for name in self._names])
@@ -101,14 +92,8 @@ class Decider:
         return dict(zip(self._names, flat.split(self._sizes), strict=True))
 
     def _open_above(self, log_odds: Tensor) -> dict[str, Tensor]:
-        opened, by_group = {}, self._by_group(log_odds)
-        if self._keep_alive is not None:
-            return self._keep_alive({name: odds > 0 for name, odds in by_group.items()}, by_group)
-        for name, odds in by_group.items():
-            opened[name] = odds > 0
-            if int(opened[name].sum()) < self._least[name]:
-                opened[name][odds.topk(self._least[name]).indices] = True
-        return opened
+        by_group = self._by_group(log_odds)
+        return self._keep({name: odds > 0 for name, odds in by_group.items()}, by_group)
 
     def decide(self, limits: Sequence[Limit], *, fill: bool = False) -> Decision:
         """Chooses the gates that are open.

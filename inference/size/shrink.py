@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0bayes.arguments import checked
+from l0bayes.arguments import checked_but
 from l0bayes.find_sparse import find_sparse, sparse_modules
 from l0bayes.inference.guide.bound_to_model import check_belongs
 from l0bayes.inference.guide.hard_concrete_guide import HardConcreteGuide
@@ -16,7 +16,7 @@ from l0bayes.sparse_module import SparseModule
 from l0bayes.subnetwork.tensors import Kept, Replaced, narrow
 
 
-@checked
+@checked_but("optimizer")
 @torch.no_grad()
 def shrink(
     model: nn.Module,

@@ -42,12 +42,12 @@ class DrawnGates(GatePlan):
         weight = 1.0 if now.epoch >= warmup else min(1.0, (now.epochs + 1 / now.steps) / warmup)
         if not is_gated(self.model):
             return self._phase("plain", now, weight)
-        until = drawn_epochs(now.history, self.options, targeted=bool(self._constraints))
-        return self._phase("fixed" if now.epoch >= until else "drawn", now, weight)
+        return self._phase("fixed" if self._fixed else "drawn", now, weight)
 
     def begin_epoch(self, now: Moment) -> None:
         """Fixes the gates once their epochs are over."""
-        self._fixed = self.phase(now).name == "fixed"
+        until = drawn_epochs(now.history, self.options, targeted=bool(self._constraints))
+        self._fixed = now.epoch >= until
         if self._fixed:
             self._round()
             fixed, sparse = self.guide.point(), find_sparse(self.model)

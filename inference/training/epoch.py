@@ -32,12 +32,12 @@ def train_epoch(state: TrainingState, step: Step, loader: Batches) -> dict[str, 
     def now(back: int = 0) -> Moment:
         return Moment(done.epoch, max(0, done.step - back), steps, done.history)
 
-    phase = gates.phase(now(back=1))  # that of the last step, where a run was stopped after all of them
     gates.begin_epoch(now())
+    phase = gates.phase(now(back=1))  # that of the last step, where a run was stopped after all of them
     start = time.perf_counter() - done.sums.get("seconds", 0.0)
     for batches in step_batches(loader, done, state.options, state.keep):
-        gates.begin_step(now())
         phase = gates.phase(now())
+        gates.begin_step(now(), phase)
         objective.kl_weight = phase.kl_weight
         state.set_rates(phase.lr_factor)
         loss, rows = step(batches)

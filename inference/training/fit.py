@@ -14,7 +14,7 @@ from pyro.infer import ELBO
 from torch import nn
 from tqdm import tqdm
 
-from l0bayes.arguments import check_file, checked
+from l0bayes.arguments import check_file, checked_but
 from l0bayes.find_sparse import find_sparse, is_gated
 from l0bayes.inference.data.loaders import first_batch, own_generators
 from l0bayes.inference.objective.elbo import ClosedFormKL_ELBO
@@ -87,7 +87,7 @@ class FitResult:
         return self.rounded
 
 
-@checked
+@checked_but("model", "train_loader", "target", "optimizer")
 def fit(
     model: nn.Module,
     guide: nn.Module,

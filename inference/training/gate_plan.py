@@ -79,7 +79,7 @@ class GatePlan(ABC):
 
     @abstractmethod
     def phase(self, now: Moment) -> Phase:
-        """What holds for the next step; nothing is changed by asking."""
+        """What holds for the next step of an epoch that has begun; nothing is changed by asking."""
 
     def _phase(self, name: PhaseName, now: Moment, kl_weight: float = 1.0) -> Phase:
         return Phase(name, kl_weight, lr_factor(self.options, now.epochs))
@@ -88,8 +88,8 @@ class GatePlan(ABC):
     def begin_epoch(self, now: Moment) -> None:
         """Sets what holds for all steps of an epoch; a resumed epoch begins so too."""
 
-    def begin_step(self, now: Moment) -> None:  # noqa: B027 (most plans have nothing to do here, and below)
-        """Moves the gates, where that is due before the next step."""
+    def begin_step(self, now: Moment, phase: Phase) -> None:  # noqa: B027 (most plans have nothing to do here, and below)
+        """Moves the gates, where that is due before the next step, which is in a phase."""
 
     def end_step(self, now: Moment) -> None:  # noqa: B027
         """After a step, which is counted in ``now`` already."""

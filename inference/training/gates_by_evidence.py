@@ -123,13 +123,12 @@ class GatesByEvidence(GatePlan):
         self._begun = True
         self._hold()
 
-    def begin_step(self, now: Moment) -> None:
+    def begin_step(self, now: Moment, phase: Phase) -> None:
         """Decides, where a decision is due, and compacts once all are made."""
-        phase = self.phase(now).name
-        if phase == "finishing" and self._finishing is None:
+        if phase.name == "finishing" and self._finishing is None:
             self._decide_for_good()
             self._finish()
-        elif phase == "selecting" and (now.epoch * now.steps + now.step) % self._interval == 0:
+        elif phase.name == "selecting" and (now.epoch * now.steps + now.step) % self._interval == 0:
             self._decide(self._selected(self._done(now)))
 
     def see_gradients(self, rows: int) -> None:
@@ -166,8 +165,7 @@ class GatesByEvidence(GatePlan):
         if cost is not None:  # evidence needs steps to answer to what has closed: not all may go at once
             everything = {name: torch.ones_like(gates).double() for name, gates in self._opened.items()}
             limits.append(Limit(cost, left * float(cost(everything)), self._kl_weight))
-        least = {group.name: group.min_units for group in self._sparse.groups}
-        decision = Decider(self._opened, self._worth(), least, self._sparse.keep_alive).decide(limits, fill=fill)
+        decision = Decider(self._opened, self._worth(), self._sparse.keep_alive).decide(limits, fill=fill)
         for one, multiplier in zip(self._constraints, decision.multipliers, strict=False):
             one.multiplier = multiplier
         self._opened = decision.opened

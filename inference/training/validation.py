@@ -40,7 +40,7 @@ def check_kinds(model: Any, guide: Any, loader: Any, targets: Sequence[Any]) -> 
 
 
 def _check_loader(name: str, loader: Any) -> None:
-    if not hasattr(loader, "__iter__") or isinstance(loader, Iterator | Tensor):
+    if not hasattr(loader, "__iter__") or isinstance(loader, Iterator | Tensor | type):
         raise DataError(
             f"{name} must be something to iterate over once an epoch, such as TensorBatches or a list of batches; got "
             f"{type(loader).__name__}"

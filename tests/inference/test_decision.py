@@ -1,6 +1,7 @@
 """Decisions over gates: against every pattern of gates, and at the ends."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ from hypothesis import strategies as st
 
 from l0bayes import sparsify
 from l0bayes.inference.selection.decision import Decider, Limit, marginal
+from l0bayes.min_units import open_at_least
 from l0bayes.models import MLP
 
 EVERYTHING = {"a": torch.ones(4, dtype=torch.bool), "b": torch.ones(3, dtype=torch.bool)}
-NOTHING_LESS = {"a": 0, "b": 0}
+NOTHING_LESS = partial(open_at_least, least={})
 numbers = st.lists(st.floats(0, 20), min_size=7, max_size=7)
 positive = st.lists(st.floats(0.1, 5), min_size=7, max_size=7)
 
@@ -79,9 +81,9 @@ def test_several_limits_are_kept_at_once(nats, first, second, most, other):
 
 
 def test_every_group_keeps_its_least_whatever_is_asked():
-    least = {"a": 2, "b": 1}
+    keep = partial(open_at_least, least={"a": 2, "b": 1})
     nats = by_group([1.0, 3.0, 2.0, 0.0, 0.5, 0.1, 0.2])
-    opened = Decider(EVERYTHING, nats, least).decide([Limit(additive([1.0] * 7), 0.0)]).opened
+    opened = Decider(EVERYTHING, nats, keep).decide([Limit(additive([1.0] * 7), 0.0)]).opened
     assert opened["a"].tolist() == [False, True, True, False]
     assert opened["b"].tolist() == [True, False, False]
 
@@ -113,7 +115,8 @@ def test_a_network_lands_on_its_target(share):
     opened = {group.name: torch.ones(group.size, dtype=torch.bool) for group in sparse.groups}
     nats = {group.name: torch.rand(group.size) * 10 for group in sparse.groups}
     limit = Limit(lambda gates: live.amount(gates) / live.total, share)
+    keep = partial(open_at_least, least=dict.fromkeys(opened, 1))
     for _ in range(4):  # what gates add is counted anew
-        opened = Decider(opened, nats, dict.fromkeys(opened, 1)).decide([limit], fill=True).opened
+        opened = Decider(opened, nats, keep).decide([limit], fill=True).opened
     reached = float(limit.size({name: gates.double() for name, gates in opened.items()}))
     assert 0.98 * share <= reached <= share

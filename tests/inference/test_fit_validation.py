@@ -64,12 +64,12 @@ def sgd():
 @pytest.mark.parametrize("loader", [5, iter([(X, Y)]), [X]])
 def test_loaders_that_cannot_be_used(loader):
     model = Classifier(MLP(2, 2), num_data=40)
-    with pytest.raises((DataError, TypeError), match="train_loader must"):
+    with pytest.raises(DataError, match="train_loader must"):
         fit(model, HardConcreteGuide(model), loader, epochs=1, progress=False)
 
 
 def test_a_model_that_is_no_module():
-    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module; got"):
+    with pytest.raises(TypeError, match="model must be a module"):
         fit(print, HardConcreteGuide(Classifier(MLP(2, 2), 4)), [(X, Y)], epochs=1, progress=False)
 
 

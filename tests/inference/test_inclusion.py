@@ -163,7 +163,7 @@ def test_more_predictors_than_can_be_enumerated():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "flow"}, "method must be one of mean-field, binary, mixture, importance.*; got 'flow'"),
+        ({"method": "flow"}, "method must be one of mean-field, binary, mixture, importance; got 'flow'"),
         ({"starts": 0}, "starts must be at least 1, draws at least 200; got 0 and 4000"),
         ({"draws": 10}, "starts must be at least 1, draws at least 200; got 32 and 10"),
     ],

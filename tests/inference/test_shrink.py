@@ -245,7 +245,7 @@ def test_svi_goes_on_with_a_shrunk_network():
 def test_an_optimizer_of_pyro_is_refused_before_anything_is_cut():
     model, guide, _, _ = build("mlp")
     sizes = [group.size for group in model.net.groups]
-    with pytest.raises(TypeError, match=r"optimizer must be .*Optimizer.*; got .*PyroOptim"):
+    with pytest.raises(TypeError, match=r"torch.optim.Optimizer; got PyroOptim"):
         shrink(model, guide, pyro.optim.Adam({"lr": 1e-3}))
     assert [group.size for group in model.net.groups] == sizes
 

@@ -35,6 +35,12 @@ class Network(Layers):
         return self.use(self, *inputs)
 
 
+def four_layers(use, **more):
+    """Two layers, and two more behind them that can be gated whatever comes before."""
+    parts = {"fc1": nn.Linear(6, 5), "fc2": nn.Linear(5, 4), "fc3": nn.Linear(4, 3), "fc4": nn.Linear(3, 2)}
+    return Network(lambda s, x: s.fc4(s.fc3(use(s, x)).relu()), **(parts | more))
+
+
 def exactly_gated(net, *inputs, gates="unit"):
     """A network with gates, after masked = subnetwork = compacted for many gates, in evaluation and in training.
 

@@ -239,7 +239,7 @@ def test_decisions_by_evidence_are_alive(name):
     for seed in range(5):
         generator = torch.Generator().manual_seed(seed)
         nats = {g.name: torch.rand(g.size, generator=generator).double() for g in sparse.groups}
-        decider = Decider(everything, nats, dict.fromkeys(nats, 1), sparse.keep_alive)
+        decider = Decider(everything, nats, sparse.keep_alive)
         opened = decider.decide([Limit(size, 1.0)]).opened
         assert shows(sparse, opened, x)
         assert sum(int(gates.sum()) for gates in opened.values()) <= 2 * len(opened)

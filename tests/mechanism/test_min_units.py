@@ -93,7 +93,7 @@ def test_more_than_there_are_is_refused(number):
 
 @pytest.mark.parametrize("number", [-1, 1.5, "2"])
 def test_what_is_no_number_of_units_is_refused(number):
-    with pytest.raises(ValueError, match="min_units must be an integer"):
+    with pytest.raises(ValueError, match="min_units must be an integer of at least 0"):
         sparsify(MLP(7, 6, 5, 4), X, min_units=number)
 
 

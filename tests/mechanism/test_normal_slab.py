@@ -158,7 +158,7 @@ def test_deviations_shrink_with_the_weights():
         ({"inclusion": 0.5, "expected_open": 2}, "inclusion or expected_open, not both"),
         ({"expected_open": 4}, "less than the 4 gates; got 4"),
         ({"expected_open": -1.0}, "expected_open must be a number of gates > 0; got -1.0"),
-        ({"inclusion": "half"}, "inclusion must be a number.*a Beta"),
+        ({"inclusion": "half"}, "inclusion must be a number strictly between 0 and 1, or a Beta"),
     ],
 )
 def test_bad_options(options, message):

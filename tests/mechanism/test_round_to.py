@@ -101,5 +101,5 @@ def test_runs_are_not_rounded():
 @pytest.mark.parametrize("round_to", [0, -8, 2.0, "8", None])
 def test_what_is_no_positive_integer_is_refused(round_to):
     sparse = gated("mlp")
-    with pytest.raises(ValueError, match=r"round_to must be an? (positive )?integer"):
+    with pytest.raises(ValueError, match="round_to must be a positive integer"):
         compact(sparse, spread_guide(sparse), round_to=round_to)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from awkward_nets import Network, exactly_gated, sizes
+from awkward_nets import Network, exactly_gated, four_layers, sizes
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (everybody's name for it)
 from torch.nn.utils import parametrizations
@@ -16,15 +16,9 @@ def _double(_same_start):
     torch.set_default_dtype(torch.float64)
 
 
-def network(use, **more):
-    """Two layers, and two more behind them that can be gated whatever comes before."""
-    parts = {"fc1": nn.Linear(6, 5), "fc2": nn.Linear(5, 4), "fc3": nn.Linear(4, 3), "fc4": nn.Linear(3, 2)}
-    return Network(lambda s, x: s.fc4(s.fc3(use(s, x)).relu()), **(parts | more))
-
-
 def dense(use, gates="unit", **more):
     """Why ``fc1`` stays dense; everything that is gated is exact."""
-    sparse = exactly_gated(network(use, **more), torch.randn(4, 6), gates=gates)
+    sparse = exactly_gated(four_layers(use, **more), torch.randn(4, 6), gates=gates)
     assert "fc3.unit" in sizes(sparse) or gates != "unit"
     assert not any(name.startswith("fc1.") for name in sizes(sparse))
     return sparse.structure.dense["fc1"]
@@ -69,7 +63,7 @@ def test_decisions_on_shapes_and_on_the_networks_own_numbers_are_not():
         h = s.fc1(x) if x.shape[0] > 1 and x.dim() == 2 else x
         return s.fc2(h * 2 if s.fixed.sum() > 0 else h)
 
-    assert "fc1.unit" in sizes(exactly_gated(network(use, fixed=torch.ones(3)), torch.randn(4, 6)))
+    assert "fc1.unit" in sizes(exactly_gated(four_layers(use, fixed=torch.ones(3)), torch.randn(4, 6)))
 
 
 def test_rows_that_a_mask_leaves_may_decide_which_layers_run():
@@ -78,7 +72,7 @@ def test_rows_that_a_mask_leaves_may_decide_which_layers_run():
         return s.other(rare) if len(rare) else s.fc2(s.fc1(x))
 
     with pytest.raises(StructureError, match=r"depends on the values of the data, and 'other' did not"):
-        sparsify(network(use, other=nn.Linear(5, 4)), torch.randn(4, 6))
+        sparsify(four_layers(use, other=nn.Linear(5, 4)), torch.randn(4, 6))
 
 
 CHOOSING = {
@@ -95,7 +89,7 @@ CHOOSING = {
 @pytest.mark.parametrize("rows", [1, 4])
 def test_features_that_choose_what_is_read_stay(name, rows):
     tables = {"table": nn.Embedding(5, 4)} if name in ("a table", "the largest") else {}
-    net = network(lambda s, x: CHOOSING[name](s, s.fc1(x)), **tables)
+    net = four_layers(lambda s, x: CHOOSING[name](s, s.fc1(x)), **tables)
     sparse = sparsify(net, torch.randn(rows, 6))
     found = {group.name: group.size for group in sparse.groups}
     assert found.get("fc1.unit", 0) <= (4 if name in ("a table", "an index") else 0)
@@ -163,7 +157,7 @@ def test_features_written_into_others_stay():
         h[:, :2] = s.other(x)
         return s.fc2(h)
 
-    sparse = exactly_gated(network(use, other=nn.Linear(6, 2)), torch.randn(4, 6))
+    sparse = exactly_gated(four_layers(use, other=nn.Linear(6, 2)), torch.randn(4, 6))
     assert "writes its features into another tensor" in sparse.structure.dense["other"]
 
 
@@ -175,7 +169,7 @@ def test_heads_for_training_alone_read_their_features():
         h = s.fc1(x).relu()
         return s.fc2(h) + (s.aux(h).sum() if s.training else 0)
 
-    net = network(use, aux=nn.Linear(5, 2))
+    net = four_layers(use, aux=nn.Linear(5, 2))
     (group,) = (g for g in exactly_gated(net, torch.randn(4, 6)).groups if g.name == "fc1.unit")
     assert "aux.weight" in {part.tensor for part in group.slices if part.consumes}
 
@@ -205,7 +199,7 @@ PARAMETRISED = [parametrizations.weight_norm, parametrizations.spectral_norm, pa
 @pytest.mark.parametrize("how", PARAMETRISED)
 @pytest.mark.parametrize("layer", ["fc1", "fc2"])
 def test_parametrised_weights_stay(how, layer):
-    net = network(lambda s, x: s.fc2(s.fc1(x).relu()))
+    net = four_layers(lambda s, x: s.fc2(s.fc1(x).relu()))
     how(getattr(net, layer))
     sparse = exactly_gated(net, torch.randn(4, 6))
     assert set(sizes(sparse)) <= {"fc2.unit", "fc3.unit"} - {f"{layer}.unit"}

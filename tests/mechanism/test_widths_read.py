@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from awkward_nets import Network, compacted, sizes
+from awkward_nets import Network, compacted, four_layers, sizes
 from subnetwork_oracle import assert_same, masked, random_gates, subnetwork
 from torch import nn
 
@@ -17,11 +17,6 @@ from l0bayes.shrunken import remove_units
 @pytest.fixture(autouse=True)
 def _double(_same_start):
     torch.set_default_dtype(torch.float64)
-
-
-def network(use, **more):
-    parts = {"fc1": nn.Linear(6, 5), "fc2": nn.Linear(5, 4), "fc3": nn.Linear(4, 3), "fc4": nn.Linear(3, 2)}
-    return Network(lambda s, x: s.fc4(s.fc3(use(s, x)).relu()), **(parts | more))
 
 
 # What is computed, and the layer whose stated width is in it.
@@ -38,7 +33,7 @@ MORE = {"embed": lambda: nn.Embedding(3, 5), "norm": lambda: nn.BatchNorm1d(5)}
 @pytest.mark.parametrize("name", READS)
 def test_such_a_layer_stays_dense_and_says_why(name):
     use, layer = READS[name]
-    net = network(use, **({layer: MORE[layer]()} if layer in MORE else {}))
+    net = four_layers(use, **({layer: MORE[layer]()} if layer in MORE else {}))
     x = torch.randn(4, 6)
     sparse = sparsify(net, x)
     assert "fc3.unit" in sizes(sparse)
@@ -73,5 +68,5 @@ def test_the_usual_reader_of_widths_is_refused_where_nothing_else_has_gates():
 
 
 def test_widths_that_change_nothing_may_be_read():
-    net = network(lambda s, x: s.fc2(s.fc1(x).reshape(len(x), -1)) + 0 * s.fc1.out_features)
+    net = four_layers(lambda s, x: s.fc2(s.fc1(x).reshape(len(x), -1)) + 0 * s.fc1.out_features)
     assert set(sizes(sparsify(net, torch.randn(4, 6)))) == {"fc1.unit", "fc2.unit", "fc3.unit"}

@@ -40,5 +40,5 @@ def test_images_are_flattened():
 
 @pytest.mark.parametrize("sizes", [(), (784,), (784, 0, 10), (784, -3, 10), (784, 30.0, 10), ("784", 10)])
 def test_impossible_sizes_are_refused(sizes):
-    with pytest.raises(ValueError, match=r"sizes must be (two or more positive integers|an integer)"):
+    with pytest.raises(ValueError, match="sizes must be two or more positive integers"):
         MLP(*sizes)
