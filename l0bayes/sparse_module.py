@@ -271,10 +271,24 @@ class SparseModule(OwnedModule, FollowsDevice):
             opened: group name to which gates are open, ``(size,)`` booleans.
             log_odds: group name to the log-odds of P(z ≠ 0), or of what is being decided.
         """
+        return self._ways.complete(opened, log_odds)
+
+    def leads_through(self, opened: Mapping[str, Tensor]) -> bool:
+        """Whether the outputs depend on the inputs with given gates, without any that are kept open besides.
+
+        Where a ``min_units`` of 0 was asked for, nothing else is expected, and the answer is ``True``.
+
+        Args:
+            opened: group name to which gates are open, ``(size,)`` booleans.
+        """
+        return self._ways.leads_through(opened)
+
+    @property
+    def _ways(self) -> Alive:
         if self._alive is None:
             asked = (self._options[group.layer].min_units for group in self.groups)
             self._alive = Alive(self.structure, whole=all(number != 0 for number in asked))
-        return self._alive.complete(opened, log_odds)
+        return self._alive
 
     @torch.no_grad()
     def enforce_min_units(self, points: Mapping[str, Tensor], gates: Mapping[str, HardConcrete]) -> dict[str, Tensor]:

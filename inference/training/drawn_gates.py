@@ -86,6 +86,14 @@ class DrawnGates(GatePlan):
         """Rounds to the targets, if that is still to be done."""
         self._round()
 
+    def leads_through(self) -> bool:
+        """Whether test-time gates that are open by themselves make a way."""
+        if not is_gated(self.model):
+            return True
+        gates = self.guide.gates()
+        sparse = find_sparse(self.model)
+        return sparse.leads_through({group.name: gates[group.name].point() != 0 for group in sparse.groups})
+
     def state(self) -> dict[str, int]:
         """How many gates were rounded."""
         return {"rounded": self.rounded}

@@ -34,6 +34,7 @@ from l0bayes.inference.training.drawn_gates import DrawnGates
 from l0bayes.inference.training.epoch import train_epoch
 from l0bayes.inference.training.fingerprint import fingerprint
 from l0bayes.inference.training.fit_options import FitOptions, Selection
+from l0bayes.inference.training.gate_plan import GatePlan
 from l0bayes.inference.training.optimizers import build_optimizer
 from l0bayes.inference.training.parameter_groups import name_gates
 from l0bayes.inference.training.plan_gates import plan_gates, resolved
@@ -198,6 +199,7 @@ def fit(
             gates.close()
         reached = {constraint.target: constraint.reached() for constraint in constraints}
     _warn_of_missed(constraints, reached, at_most=asked.selection == "evidence")
+    _warn_of_cut(gates)
     rounded = gates.rounded if isinstance(gates, DrawnGates) else 0
     return FitResult(pd.DataFrame(state.progress.history), state.checkpoint, reached, rounded, asked.selection or "svi")
 
@@ -281,3 +283,13 @@ def _warn_of_missed(constraints: Sequence[Constraint], reached: dict[Target, flo
                 ),
                 stacklevel=4,
             )
+
+
+def _warn_of_cut(gates: GatePlan) -> None:
+    """Tells of a network whose outputs would not depend on its inputs, but for the gates that must stay open."""
+    if not gates.leads_through():
+        warnings.warn(
+            "no way leads from the network's inputs to its outputs through gates that are open by themselves: those of "
+            "min_units alone keep it from being constant. Lower code_cost, or train for longer",
+            stacklevel=4,
+        )

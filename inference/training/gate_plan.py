@@ -116,6 +116,10 @@ class GatePlan(ABC):
     def finish(self) -> None:  # noqa: B027
         """After the last epoch of a run that was not interrupted."""
 
+    def leads_through(self) -> bool:
+        """Whether the network's outputs depend on its inputs by the gates alone, not by what ``min_units`` keeps."""
+        return True
+
     def close(self) -> None:  # noqa: B027
         """Leaves model and optimizer as they are outside of runs."""
 

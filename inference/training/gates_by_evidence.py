@@ -86,6 +86,7 @@ class GatesByEvidence(GatePlan):
         self._finishing: Finishing | None = None
         self._opened: dict[str, Tensor] = {g.name: torch.ones(g.size, dtype=torch.bool) for g in self._sparse.groups}
         self._begun = False
+        self._leads_through = True
 
     @property
     def _device(self) -> torch.device:
@@ -169,6 +170,7 @@ class GatesByEvidence(GatePlan):
         for one, multiplier in zip(self._constraints, decision.multipliers, strict=False):
             one.multiplier = multiplier
         self._opened = decision.opened
+        self._leads_through = self._sparse.leads_through({n: odds > 0 for n, odds in decision.log_odds.items()})
         self._write(decision)
         self._hold()
 
@@ -238,6 +240,10 @@ class GatesByEvidence(GatePlan):
         """While all gates are open, and once they are decided."""
         return self.objective.stand_in is not None
 
+    def leads_through(self) -> bool:
+        """Whether gates whose log-odds are for being open make a way."""
+        return self._leads_through
+
     def write_back(self) -> None:
         """Writes the finished network's parameters into the full one's."""
         if self._finishing is not None:
@@ -255,7 +261,8 @@ class GatesByEvidence(GatePlan):
     def state(self) -> dict[str, Any]:
         """Which gates are open, and whether the network is compacted."""
         opened = {name: gates.nonzero().squeeze(1).tolist() for name, gates in self._opened.items()}
-        return {"opened": opened, "finishing": self._finishing is not None}
+        finishing = self._finishing is not None
+        return {"opened": opened, "finishing": finishing, "leads_through": self._leads_through}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes them up."""
@@ -263,7 +270,7 @@ class GatesByEvidence(GatePlan):
             if not rising(numbers, len(self._opened[name])):
                 raise ValueError(f"open gates of {name} must be numbers below {len(self._opened[name])}; got {numbers}")
             self._opened[name] = torch.zeros_like(self._opened[name]).index_fill(0, torch.tensor(numbers).long(), True)  # noqa: FBT003
-        self._begun = True
+        self._begun, self._leads_through = True, bool(state["leads_through"])
         if state["finishing"]:
             self._finish()
 

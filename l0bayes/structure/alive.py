@@ -38,6 +38,18 @@ class Alive:
         everything = graph.ways(np.zeros(graph.gates + 1)).score
         self._targets = [nodes for nodes in graph.ends if whole and (everything[nodes] > CLOSED).any()]
 
+    def leads_through(self, opened: Mapping[str, Tensor]) -> bool:
+        """Whether the outputs depend on the network's inputs, as far as they do with all gates open.
+
+        Args:
+            opened: group name to which gates are open, ``(size,)`` booleans.
+        """
+        if self._enough(opened):
+            return True
+        state = np.append(torch.cat([opened[group.name].detach().cpu() for group in self._groups]).numpy(), True)
+        reached = self._graph.ways(np.where(state, 0.0, CLOSED)).score
+        return all((reached[nodes] > CLOSED).any() for nodes in self._targets)
+
     def complete(self, opened: Mapping[str, Tensor], log_odds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Opens the most probable gates that are lacking.
 

@@ -20,7 +20,7 @@ from l0bayes.models import MLP, Classifier
 HIDDEN = (16, 8)
 SMALL = ["train", "--data", "digits", "--hidden", "[16,8]", "--progress", "false"]
 # Rates so high that some gates close, and some open, within two epochs.
-OPTIONS = ["--epochs", "2", "--init_open", "0.45", "--gate_lr", "0.05", "--lr", "0.01"]
+OPTIONS = ["--epochs", "2", "--init_open", "0.7", "--gate_lr", "0.05", "--lr", "0.01"]
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +77,12 @@ def test_gates_layer_by_layer_and_no_dense_network(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text(
         "data: digits\nhidden: [8, 6]\nepochs: 1\nprogress: false\ncompare: false\n"
-        "gates:\n  fc1: {gates: input, init_open: 0.3}\n  fc3: input\ngate_lr: 1.0e-9\n"
+        "gates:\n  fc1: {gates: input, init_open: 0.4}\n  fc3: input\ngate_lr: 1.0e-9\n"
     )
     assert main(["train", "--config", str(config), "--out", str(tmp_path)]) == 0
     table = pd.read_csv(tmp_path / "gates.csv")
     starts = table.groupby("site").p_nonzero.mean()
-    assert {site.rsplit(".", 2)[-2]: round(p, 3) for site, p in starts.items()} == {"fc1": 0.3, "fc3": 0.8}
+    assert {site.rsplit(".", 2)[-2]: round(p, 3) for site, p in starts.items()} == {"fc1": 0.4, "fc3": 0.8}
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert set(summary["test_error"]) == {"gated", "compacted"}
     assert not (tmp_path / "dense.checkpoint").exists()

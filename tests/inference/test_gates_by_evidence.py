@@ -144,11 +144,18 @@ def test_useless_inputs_are_closed_and_useful_ones_kept():
     assert (guide.point()["fc1.input"] != 0).tolist() == [True, True, False, False, False, False]
 
 
+@pytest.mark.filterwarnings("ignore:no way leads")  # labels at random are worth no unit
 def test_code_costs_close_what_is_not_worth_them_and_nothing_else():
     few, many = (trained(epochs=40, model_options={"code_cost": cost})[1].point() for cost in (1.0, 1e-6))
     open_few, open_many = (sum(int((gates != 0).sum()) for gates in it.values()) for it in (few, many))
     assert open_many > 140  # of 160; units that are never active have no evidence
     assert open_few < 60
+
+
+def test_a_network_that_only_min_units_keeps_from_being_constant_is_told():
+    with pytest.warns(UserWarning, match="no way leads .* Lower code_cost"):
+        _, guide, *_ = trained(epochs=40, model_options={"code_cost": 10.0})
+    assert [int((gates != 0).sum()) for gates in guide.point().values()] == [1] * len(guide.point())
 
 
 def test_probabilities_are_where_the_elbo_is_best():

@@ -218,6 +218,7 @@ def test_a_finished_run_gives_the_averages_again(tmp_path):
     assert_equal_states(state(*first[:2]), state(*again[:2]))
 
 
+@pytest.mark.filterwarnings("ignore:no way leads")
 def test_it_is_resumed_in_a_network_that_was_shrunk(tmp_path):
     options = {"shrink_below": 0.7, "gate_lr": 0.3}
     whole = run(tmp_path / "whole", **options)

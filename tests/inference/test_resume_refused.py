@@ -157,6 +157,7 @@ def test_fewer_epochs_than_are_done(tmp_path):
     assert len(start(tmp_path / "run", epochs=3)[1].history) == 3
 
 
+@pytest.mark.filterwarnings("ignore:no way leads")
 def test_fewer_epochs_on_the_command_line(tmp_path, capsys):
     command = ["train", "--data", "digits", "--hidden", "[4]", "--progress", "false", "--out", str(tmp_path)]
     assert main([*command, "--epochs", "2"]) == 0
@@ -166,6 +167,7 @@ def test_fewer_epochs_on_the_command_line(tmp_path, capsys):
     assert (tmp_path / "summary.json").read_text() == summary
 
 
+@pytest.mark.filterwarnings("ignore:no way leads")
 def test_a_run_that_was_shrunk_is_the_same_run(tmp_path):
     options = {"shrink_below": 0.5, "gate_lr": 0.05, "checkpoint": tmp_path / "run", "progress": False}
     model, guide = pair(init_open=0.2, gates="unit")

@@ -97,6 +97,7 @@ def test_one_that_was_undershot_is_said_too():
         fit(model, guide, loader(), epochs=1, target=Target(0.5), progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:no way leads")
 @pytest.mark.parametrize("options", [{}, {"fine_tune": 2}, {"shrink_below": 0.3, "gate_lr": 0.3}], ids=str)
 def test_epochs_at_a_time_are_the_run_at_once(options, tmp_path):
     """The multiplier is in the checkpoint, and its rate is that of a run of so many epochs: those stay."""
@@ -112,6 +113,7 @@ def test_epochs_at_a_time_are_the_run_at_once(options, tmp_path):
     assert_equal_checkpoints(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.filterwarnings("ignore:no way leads")
 @pytest.mark.parametrize("step", [22, 23, 24, 25, 30])
 def test_a_step_after_an_interruption_feels_what_it_would_have_felt(step, tmp_path, monkeypatch):
     """While the goal descends past the size that the network has: 25 steps an epoch, two epochs of descent."""
