@@ -188,8 +188,14 @@ class SampleMessenger(Messenger):
     def on_sample(self, msg: Any) -> None:
         """Called with the message of each sample statement before it is carried out."""
 
+    def after_sample(self, msg: Any) -> None:
+        """Called with the message once it has been, by whatever handler."""
+
     def _pyro_sample(self, msg: Any) -> None:
         self.on_sample(msg)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        self.after_sample(msg)
 
 
 class HookedELBO(TraceMeanField_ELBO):

@@ -15,15 +15,16 @@ from torch.distributions import Beta
 
 from l0bayes.arguments import checked
 from l0bayes.code_cost.expected_cost import ExpectedCost
+from l0bayes.code_cost.joint_cost import JointCost
 from l0bayes.code_cost.live_cost import Amount, LiveCost
 from l0bayes.code_cost.normal_slab import NormalSlab, standard_deviations
-from l0bayes.code_cost.running_account import RunningAccount
 from l0bayes.code_cost.slab import PointSlab, Slab
 from l0bayes.compat import FollowsDevice
 from l0bayes.distributions import HardConcrete, JointL0Prior, L0Prior, SpikeAndSlabPrior
 from l0bayes.errors import DataError
 from l0bayes.gate_options import GateOptions
 from l0bayes.min_units import held_open
+from l0bayes.observed import Observed
 from l0bayes.owned_module import OwnedModule
 from l0bayes.structure import Alive, GateGroup, Structure
 from l0bayes.structure.names import layer_of
@@ -194,11 +195,12 @@ class SparseModule(OwnedModule, FollowsDevice):
         drawn: Tensor = pyro.sample(_site_of(group), dist.Beta(a, b, validate_args=False))
         return drawn
 
-    def _prior(self, position: int, account: RunningAccount | None, inclusion: float | Tensor | None) -> Any:
+    def _prior(self, position: int, joint: JointCost | None, inclusion: float | Tensor | None) -> Any:
         group = self.groups[position]
         prior: Any
-        if account is not None:
-            prior = JointL0Prior(account, position, group.size, inclusion, self._reference)
+        if joint is not None:
+            dtype = torch.get_default_dtype()
+            prior = JointL0Prior(joint, position, group.size, inclusion, dtype=dtype, device=self._device)
         else:
             cost = self._options[group.layer].code_cost * group.own.to(self._reference())
             prior = (
@@ -217,13 +219,14 @@ class SparseModule(OwnedModule, FollowsDevice):
         if self.slab == "normal":
             self.announce("log_sd")
         slab = None if self._slab is None else partial(self._slab, self.child("net"))
-        account = None if self._joint is None else RunningAccount(self._joint, slab)
+        joint = None if self._joint is None else JointCost(self._joint, [group.size for group in self.groups], slab)
         draws: dict[str, Tensor] = {}
-        for position, group in enumerate(self.groups):
-            inclusion = self._draw_inclusion(group)
-            draws[group.name] = pyro.sample(group.name, self._prior(position, account, inclusion))
-            if account is not None:
-                account.draw(draws[group.name])
+        with Observed() as observed:
+            for position, group in enumerate(self.groups):
+                prior = self._prior(position, joint, self._draw_inclusion(group))
+                draws[group.name] = pyro.sample(group.name, prior)
+                if joint is not None:
+                    joint.note_draw(position, draws[group.name], observed=group.name in observed.names)
         return draws
 
     def slab_penalty(self, gates: Mapping[str, Tensor]) -> Tensor:

@@ -2,12 +2,12 @@
 
 A parameter lives when *all* gates over it are open. A weight matrix whose rows and columns have gates thus costs, in
 expectation, (expected rows) × (expected columns): with S the expected lengths of all gated axes, the cost of a network
-is a quadratic form, ½ SᵀMS + lᵀS. Gates come group by group, as a model's sites do, and each group pays what its
-gates add to the groups before it. The sum over groups is exact, and every term differentiable.
+is a quadratic form, ½ SᵀMS + lᵀS, and S is linear in the probabilities p of all gates taken as one vector, S = Cp,
+wherever a position hangs on one gate; where it hangs on several, their product is counted.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,38 +21,63 @@ _LARGEST = 2_000_000  # numbers in a table of all axes by all gates
 
 @dataclass(frozen=True)
 class _Overlap:
-    """Positions of an axis that hang on a gate of this group and on gates of groups before it, all at once."""
-
-    row: int
-    gates: Tensor
-    others: tuple[tuple[int, Tensor], ...]
-
-
-@dataclass
-class _GroupTerms:
-    """What one group of gates decides over.
+    """Positions of an axis that hang on several gates at once.
 
     Attributes:
-        axes: the axes it has positions on, shape ``(a,)``; ``None`` for all of them, where the tables are small: a step
-            of training is made of small operations, and this saves half of them.
-        counts: positions on each axis that hang on each gate, ``(a, size)``.
-        coupling: rows of M for those axes, ``(a, all axes)``.
-        within: M among those axes, ``(a, a)``.
-        linear: l on those axes, ``(a,)``.
-        twice: what is counted with P² where it should be P, for elements under one gate along two axes; empty if
-            nothing is.
-        alone: cost that hangs on each gate alone, ``(size,)``.
-        overlaps: positions whose count depends on the groups before.
+        axis: number of the axis.
+        gates: for each group on it the number of the gate of each position; one beyond the last where it has no say.
+    """
+
+    axis: int
+    gates: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Positions of some axes that hang on one gate each.
+
+    Attributes:
+        axes: their numbers, ``(a,)``; ``None`` for all of them.
+        gates: where the block's gates begin and end among all.
+        counts: positions on each axis that hang on each gate, ``(a, gates)``.
     """
 
     axes: Tensor | None
+    gates: slice
     counts: Tensor
-    coupling: Tensor
-    within: Tensor
-    linear: Tensor
-    twice: Tensor
-    alone: Tensor
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """The quadratic form, in one dtype and on one device.
+
+    Attributes:
+        blocks: C; one block where that is small, since a step of training is made of small operations.
+        overlaps: what C leaves out.
+        quadratic: M, ``(axes, axes)``.
+        linear: l, ``(axes,)``, with what lies beside positions that no gate decides over.
+        alone: cost that hangs on each gate alone, ``(gates,)``; ``None`` if nothing does.
+        twice: what is counted with p² where it should be p, for elements under one gate along two axes; ``None`` if
+            nothing is.
+    """
+
+    blocks: tuple[_Block, ...]
     overlaps: tuple[_Overlap, ...]
+    quadratic: Tensor
+    linear: Tensor
+    alone: Tensor | None
+    twice: Tensor | None
+
+    def to(self, like: Tensor) -> "_Tables":
+        """The same in another dtype and on another device."""
+        device = like.device
+        return _Tables(
+            tuple(
+                _Block(None if b.axes is None else b.axes.to(device), b.gates, b.counts.to(like)) for b in self.blocks
+            ),
+            tuple(replace(one, gates=tuple(table.to(device) for table in one.gates)) for one in self.overlaps),
+            *(None if t is None else t.to(like) for t in (self.quadratic, self.linear, self.alone, self.twice)),  # type: ignore[arg-type]
+        )
 
 
 @dataclass
@@ -63,32 +88,11 @@ class _Axis:
     size: int
 
 
-@dataclass
-class Tally:
-    """The state between groups: expected lengths of the axes before each group and now, and the probabilities."""
-
-    lengths: Tensor
-    seen: list[Tensor] = field(default_factory=list)
-    before: list[Tensor] = field(default_factory=list)
-
-    def at(self, position: int) -> "Tally":
-        """The state as it was before the group at ``position``."""
-        if position == len(self.seen):
-            return self
-        return Tally(self.before[position], self.seen[:position], self.before[:position])
-
-    def back_to(self, position: int) -> None:
-        """Forgets the groups from ``position`` on."""
-        if position < len(self.seen):
-            self.lengths = self.before[position]
-            del self.seen[position:], self.before[position:]
-
-
 class ExpectedCost:
     """The expected cost of what gates leave alive.
 
     Args:
-        structure: the gate groups, in the order in which they pay.
+        structure: the gate groups.
         per_element: parameter name to the cost of one of its elements; parameters that are not named cost nothing.
         per_product: cost of a multiply-accumulate of features with features, such as in attention.
 
@@ -101,26 +105,18 @@ class ExpectedCost:
     ) -> None:
         self._names = [group.name for group in structure.groups]
         self._sizes = [group.size for group in structure.groups]
+        self._starts = torch.tensor([0, *self._sizes]).cumsum(0).tolist()
         self._axes: list[_Axis] = []
         self._known: dict[tuple[object, ...], int] = {}
         pairs, singles = self._collect(structure, per_element)
-        number = len(self._axes)
-        quadratic = torch.zeros(number, number, dtype=torch.float64)
-        linear = torch.zeros(number, dtype=torch.float64)
-        for first, second, cost in pairs:
-            quadratic[first, second] += cost
-            quadratic[second, first] += cost
-        for axis, cost in singles:
-            linear[axis] += cost
         self._check_overlaps(pairs)
-        always = [_always(axis) for axis in self._axes]
-        self._start = torch.tensor(always, dtype=torch.float64)
-        self._terms = [self._terms_of(k, quadratic, linear) for k in range(len(self._names))]
+        alone = torch.zeros(self._starts[-1], dtype=torch.float64)
         for product in structure.products:
             if product.group:
                 each = per_product[product.group] if isinstance(per_product, Mapping) else per_product
-                self._terms[self._names.index(product.group)].alone += each * product.macs
-        self._cast: dict[tuple[torch.dtype, torch.device], tuple[Tensor, list[_GroupTerms]]] = {}
+                start = self._starts[self._names.index(product.group)]
+                alone[start : start + len(product.macs)] += each * product.macs
+        self._tables = {(torch.float64, torch.device("cpu")): self._build(pairs, singles, alone)}
 
     # -- building -----------------------------------------------------------------------------------------------
 
@@ -170,136 +166,108 @@ class ExpectedCost:
                         "further gates lie; its expected cost is not closed. Gate either units or inputs there"
                     )
 
-    def _terms_of(self, k: int, quadratic: Tensor, linear: Tensor) -> _GroupTerms:
+    def _build(
+        self, pairs: Sequence[tuple[int, int, float]], singles: Sequence[tuple[int, float]], alone: Tensor
+    ) -> _Tables:
+        number = len(self._axes)
+        quadratic = torch.zeros(number, number, dtype=torch.float64)
+        linear = torch.zeros(number, dtype=torch.float64)
+        for first, second, cost in pairs:
+            quadratic[first, second] += cost
+            quadratic[second, first] += cost
+        for axis, cost in singles:
+            linear[axis] += cost
+        if number:
+            linear += quadratic @ torch.tensor([_ungated(axis) for axis in self._axes], dtype=torch.float64)
+        blocks = [self._block(k) for k in range(len(self._names))]
+        twice = torch.cat([_twice(block, quadratic) for block in blocks]) if blocks else alone
+        if number * self._starts[-1] <= _LARGEST:
+            whole = torch.zeros(number, self._starts[-1], dtype=torch.float64)
+            for block in blocks:
+                whole[block.axes, block.gates] = block.counts
+            blocks = [_Block(None, slice(0, self._starts[-1]), whole)]
+        overlaps = tuple(one for one in map(self._overlap, range(number)) if one is not None)
+        rest = (table if table.any() else None for table in (alone, twice))
+        return _Tables(tuple(blocks), overlaps, quadratic, linear, *rest)
+
+    def _block(self, k: int) -> _Block:
+        """Where one group alone decides."""
         rows: list[int] = []
         counts: list[Tensor] = []
-        overlaps: list[_Overlap] = []
-        everywhere = len(self._axes) * sum(self._sizes) <= _LARGEST
         for number, axis in enumerate(self._axes):
             tables = dict(axis.maps)
-            if k not in tables:
-                if everywhere:
-                    rows.append(number)
-                    counts.append(torch.zeros(self._sizes[k], dtype=torch.float64))
-                continue
-            last = tables[k] >= 0
-            for other, table in axis.maps:
-                if other > k:
-                    last &= table < 0
-            before = [(other, table) for other, table in axis.maps if other < k and (table[last] >= 0).any()]
-            alone = last.clone()
-            for _, table in before:
-                alone &= table < 0
-            counts.append(torch.bincount(tables[k][alone], minlength=self._sizes[k]).double())
-            shared = last & ~alone
-            if before and shared.any():
-                others = tuple((o, torch.where(t >= 0, t, self._sizes[o])[shared]) for o, t in before)
-                overlaps.append(_Overlap(len(rows), tables[k][shared], others))
-            rows.append(number)
-        index = torch.tensor(rows, dtype=torch.int64)
+            if k in tables:
+                only = (tables[k] >= 0) & (_deciding(axis) == 1)
+                rows.append(number)
+                counts.append(torch.bincount(tables[k][only], minlength=self._sizes[k]).double())
         count = torch.stack(counts) if counts else torch.zeros(0, self._sizes[k], dtype=torch.float64)
-        within = quadratic[index][:, index]
-        twice = 0.5 * ((within @ count) * count).sum(0)
-        return _GroupTerms(
-            axes=None if everywhere else index,
-            counts=count,
-            coupling=quadratic[index],
-            within=within,
-            linear=linear[index],
-            twice=twice if twice.any() or overlaps else twice[:0],
-            alone=torch.zeros(self._sizes[k], dtype=torch.float64),
-            overlaps=tuple(overlaps),
-        )
+        return _Block(torch.tensor(rows, dtype=torch.int64), slice(self._starts[k], self._starts[k + 1]), count)
 
-    # -- paying -------------------------------------------------------------------------------------------------
+    def _overlap(self, number: int) -> _Overlap | None:
+        """Where several groups decide, along one axis."""
+        axis = self._axes[number]
+        several = _deciding(axis) > 1
+        if not several.any():
+            return None
+        tables = [(self._starts[k], table[several]) for k, table in axis.maps]
+        none = self._starts[-1]
+        return _Overlap(number, tuple(torch.where(table >= 0, table + start, none) for start, table in tables))
 
-    def _for(self, like: Tensor) -> tuple[Tensor, list[_GroupTerms]]:
+    # -- counting -----------------------------------------------------------------------------------------------
+
+    def _for(self, like: Tensor) -> _Tables:
         key = (like.dtype, like.device)
-        if key not in self._cast:
-            terms = []
-            for term in self._terms:
-                moved = {name: value.to(like) for name, value in vars(term).items() if name not in ("axes", "overlaps")}
-                overlaps = tuple(
-                    _Overlap(o.row, o.gates.to(like.device), tuple((n, t.to(like.device)) for n, t in o.others))
-                    for o in term.overlaps
-                )
-                axes = None if term.axes is None else term.axes.to(like.device)
-                terms.append(_GroupTerms(axes=axes, overlaps=overlaps, **moved))
-            self._cast[key] = (self._start.to(like), terms)
-        return self._cast[key]
+        if key not in self._tables:
+            self._tables[key] = self._tables[torch.float64, torch.device("cpu")].to(like)
+        return self._tables[key]
 
-    @property
-    def groups(self) -> int:
-        """Number of gate groups."""
-        return len(self._names)
-
-    def begin(self, like: Tensor) -> Tally:
-        """The state before the first group, in the dtype and on the device of ``like``."""
-        return Tally(self._for(like)[0])
-
-    def pay(self, tally: Tally, prob: Tensor) -> Tensor:
-        """What the next group's gates add to the expected cost.
+    def of(self, probs: Tensor) -> Tensor:
+        """The expected cost of everything that gates decide over, twice differentiable.
 
         Args:
-            tally: the state after the groups before it, which is moved on.
-            prob: P(z ≠ 0) of each gate, of shape ``(size,)``; or 0 and 1 for a draw.
+            probs: P(z ≠ 0) of all gates, group after group, ``(gates,)``; or 0 and 1 for given gates.
 
         Returns:
-            Cost by gate, of shape ``(size,)``.
+            A scalar, in the dtype of ``probs``, float32 at least.
         """
-        term = self._for(prob)[1][len(tally.seen)]
-        with torch.autocast(prob.device.type, enabled=False):  # in bfloat16 a sum of parameters would lose most of them
-            counts, twice = term.counts, term.twice
-            if term.overlaps:
-                counts = self._with_overlaps(term, tally)
-                twice = 0.5 * ((term.within @ counts) * counts).sum(0)
-            longer = counts @ prob
-            if term.axes is not None:
-                price = torch.addmv(term.linear, term.coupling, tally.lengths) + 0.5 * (term.within @ longer)
-                lengths = tally.lengths.index_add(0, term.axes, longer)
-            else:
-                halfway = torch.add(tally.lengths, longer, alpha=0.5)
-                price, lengths = torch.addmv(term.linear, term.coupling, halfway), tally.lengths + longer
-            each = torch.addmv(term.alone, counts.T, price)
-            if len(twice):
-                each = torch.addcmul(each, twice, 1 - prob)
-        tally.before.append(tally.lengths)
-        tally.lengths = lengths
-        tally.seen.append(prob)
-        return prob * each
+        probs = probs.to(torch.promote_types(probs.dtype, torch.float32))
+        tables = self._for(probs)
+        with torch.autocast(probs.device.type, enabled=False):  # in bfloat16 a sum of parameters would lose most of them
+            lengths = self._lengths(tables, probs)
+            total = lengths @ torch.addmv(tables.linear, tables.quadratic, lengths, alpha=0.5)
+            if tables.alone is not None:
+                total = total + tables.alone @ probs
+            if tables.twice is not None:
+                total = total + tables.twice @ (probs - probs.square())
+        return total
 
-    def _with_overlaps(self, term: _GroupTerms, tally: Tally) -> Tensor:
-        counts = term.counts
-        for overlap in term.overlaps:
-            factor = torch.ones_like(overlap.gates, dtype=counts.dtype)
-            for number, table in overlap.others:
-                seen = tally.seen[number]
-                factor = factor * torch.cat((seen, seen.new_ones(1)))[table]
-            row = torch.zeros_like(counts).index_put(
-                (torch.full_like(overlap.gates, overlap.row), overlap.gates), factor, accumulate=True
-            )
-            counts = counts + row
-        return counts
-
-    def price_if_open(self, tally: Tally) -> Tensor:
-        """What each of the next group's gates would cost if it and all others of its group were open."""
-        term = self._for(tally.lengths)[1][len(tally.seen)]
-        with torch.autocast(tally.lengths.device.type, enabled=False):
-            counts = self._with_overlaps(term, tally) if term.overlaps else term.counts
-            price = torch.addmv(term.linear, term.coupling, tally.lengths) + 0.5 * (term.within @ counts.sum(1))
-            return price @ counts + term.alone
+    @staticmethod
+    def _lengths(tables: _Tables, probs: Tensor) -> Tensor:
+        """Expected lengths of the axes, as far as gates decide over them."""
+        if tables.blocks and tables.blocks[0].axes is None:
+            lengths = tables.blocks[0].counts @ probs
+        else:
+            lengths = probs.new_zeros(len(tables.linear))
+            for block in tables.blocks:
+                lengths = lengths.index_add(0, block.axes, block.counts @ probs[block.gates])  # type: ignore[arg-type]
+        if tables.overlaps:
+            extended = torch.cat((probs, probs.new_ones(1)))
+            for one in tables.overlaps:
+                alive = extended[one.gates[0]]
+                for table in one.gates[1:]:
+                    alive = alive * extended[table]
+                where = torch.zeros_like(tables.linear)
+                where[one.axis] = 1.0
+                lengths = lengths + where * alive.sum()
+        return lengths
 
     def total(self, probs: Mapping[str, Tensor]) -> Tensor:
-        """The expected cost of everything that gates decide over.
+        """The same, of gates by group.
 
         Args:
             probs: group name to P(z ≠ 0), of shape ``(size,)``.
-
-        Returns:
-            A scalar.
         """
-        tally = self.begin(next(iter(probs.values())))
-        return torch.stack([self.pay(tally, probs[name]).sum() for name in self._names]).sum()
+        return self.of(torch.cat([probs[name] for name in self._names]))
 
 
 def _by_element(dims: Mapping[int | None, list[tuple[int, Tensor]]], shape: torch.Size) -> list[tuple[int, Tensor]]:
@@ -309,6 +277,17 @@ def _by_element(dims: Mapping[int | None, list[tuple[int, Tensor]]], shape: torc
     return sorted(maps, key=lambda one: one[0])
 
 
-def _always(axis: _Axis) -> float:
+def _deciding(axis: _Axis) -> Tensor:
+    """How many groups decide over each position."""
+    return torch.stack([table >= 0 for _, table in axis.maps]).sum(0)
+
+
+def _ungated(axis: _Axis) -> float:
     """Positions that no gate decides over."""
-    return float(torch.stack([table < 0 for _, table in axis.maps]).all(0).sum())
+    return float((_deciding(axis) == 0).sum())
+
+
+def _twice(block: _Block, quadratic: Tensor) -> Tensor:
+    """Cost of the elements that have the same gate along two axes, by gate."""
+    within = quadratic[block.axes][:, block.axes]
+    return 0.5 * ((within @ block.counts) * block.counts).sum(0)

@@ -1,6 +1,5 @@
 """The prior of gates whose code cost is shared: a parameter under several gates is paid for while all are open."""
 
-from collections.abc import Callable
 from typing import ClassVar, Protocol, Self
 
 import torch
@@ -11,14 +10,19 @@ from l0bayes.distributions.gate_prior import GatePrior
 from l0bayes.distributions.hard_concrete import Shape
 
 
-class Account(Protocol):
-    """Where the groups of one model pay, one after the other."""
+class Joint(Protocol):
+    """What the gates of one run cost, all groups together."""
 
-    def pay(self, position: int, prob: Tensor) -> Tensor:
-        """Expected cost, in nats, that the gates at ``position`` add, given P(z ≠ 0); ``(size,)`` to ``(size,)``."""
+    last: int  # position of the group that has the cost
 
-    def price(self, position: int) -> Tensor:
-        """Cost of each gate at ``position``, given the draws before it."""
+    def note_probs(self, position: int, probs: Tensor) -> None:
+        """Notes P(z ≠ 0) of the gates at ``position``, ``(size,)``."""
+
+    def expected(self) -> Tensor:
+        """Expected cost of all groups' gates, in nats, once all have noted theirs."""
+
+    def of_each_open(self, position: int) -> Tensor:
+        """Cost of each open gate at ``position``, given the draws before it."""
 
 
 class JointL0Prior(GatePrior):
@@ -27,37 +31,40 @@ class JointL0Prior(GatePrior):
     KL(q ‖ p), summed over the groups, is the expected code cost E[λ · #{parameters all of whose gates are open}],
     plus KL(Bernoulli(P(z ≠ 0)) ‖ Bernoulli(inclusion)) where an inclusion probability is given: the expectation over
     *all* gates in closed form, since one over draws of the earlier groups would have no gradient with respect to them.
-    So the groups' KLs belong together, and must be taken in the order of the sites.
+    So the groups' KLs belong together: the code cost is in that of the last group, shared out evenly among its gates.
 
     Args:
-        account: where the groups pay.
+        joint: what the gates of the run cost together.
         position: this group's place in the order.
         size: number of gates.
         inclusion: prior probability of an open gate, apart from its cost, a number or a scalar tensor;
             ``None`` for the paper's objective.
-        reference: a tensor whose dtype and device are those of the draws.
+        dtype: of the draws.
+        device: of the draws.
     """
 
     arg_constraints: ClassVar = {"code_cost": constraints.real}
 
     def __init__(
         self,
-        account: Account,
+        joint: Joint,
         position: int,
         size: int,
         inclusion: float | Tensor | None,
-        reference: Callable[[], Tensor],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
-        self.account = account
+        self.joint = joint
         self.position = position
         self.inclusion = inclusion
-        self._reference = reference
+        self._like = {"dtype": dtype, "device": device}
         super().__init__(torch.Size([size]), validate_args=False)
 
     @property
     def code_cost(self) -> Tensor:
         """Nats that each open gate costs, given the draws of the groups before it and the rest of its own open."""
-        return self.account.price(self.position).to(self._reference())
+        return self.joint.of_each_open(self.position).to(**self._like)
 
     @property
     def logit_inclusion(self) -> Tensor:

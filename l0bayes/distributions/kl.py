@@ -37,11 +37,15 @@ def _kl_hard_concrete_spike_and_slab(q: HardConcrete, p: SpikeAndSlabPrior) -> T
 
 
 def _kl_hard_concrete_joint(q: HardConcrete, p: JointL0Prior) -> Tensor:
-    """What the group's gates add to the expected code cost; and KL(Bernoulli ‖ Bernoulli(π)) if there is a π."""
-    cost = p.account.pay(p.position, torch.sigmoid(q.logit_nonzero)).to(q.log_alpha.dtype)
+    """The expected code cost of all groups, if this is the last; and KL(Bernoulli ‖ Bernoulli(π)) if there is a π."""
+    probs = torch.sigmoid(q.logit_nonzero)
+    p.joint.note_probs(p.position, probs)
+    kl = torch.zeros_like(q.log_alpha, requires_grad=False)
+    if p.position == p.joint.last:
+        kl = (p.joint.expected() / len(probs)).to(kl.dtype).expand_as(kl)
     if p.inclusion is None:
-        return cost
-    return cost + _kl_hard_concrete_spike_and_slab(q, SpikeAndSlabPrior(p.inclusion, validate_args=False))
+        return kl
+    return kl + _kl_hard_concrete_spike_and_slab(q, SpikeAndSlabPrior(p.inclusion, validate_args=False))
 
 
 def _kl_hard_concrete_hard_concrete(q: HardConcrete, p: HardConcrete) -> Tensor:

@@ -171,14 +171,27 @@ def test_a_scale_on_the_guide_scales_the_whole_cost(elbo):
 
 
 @ELBOS
-def test_an_observed_group_before_others_is_refused_and_the_last_is_not(elbo):
+def test_an_observed_group_before_others_is_refused(elbo):
     model = classifier()
     guide = HardConcreteGuide(model)
-    last = poutine.condition(model, {"fc3.input": torch.ones(4)})
-    assert math.isfinite(elbo().loss(last, poutine.block(guide, hide=["fc3.input"]), *batch()))
     first = poutine.condition(model, {"fc1.input": torch.ones(6)})
-    with pytest.raises(RuntimeError, match="the code cost of gate group 1 depends on the 1 groups before it"):
+    with pytest.raises(RuntimeError, match="together, and 1 of those before group 2 have no KL"):
         elbo().loss(first, poutine.block(guide, hide=["fc1.input"]), *batch())
+
+
+@ELBOS
+def test_an_observed_last_group_has_a_density_and_the_others_their_cost(elbo):
+    model, (x, y) = classifier(), batch()
+    guide = HardConcreteGuide(model)
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter.fill_(60.0)  # no draw is random
+    last = poutine.condition(model, {"fc3.input": torch.ones(4)})
+    rest = poutine.block(guide, hide=["fc3.input"])
+    trace = poutine.trace(poutine.replay(last, poutine.trace(rest).get_trace(x, y))).get_trace(x, y)
+    observed = trace.log_prob_sum(lambda _, site: site["is_observed"])
+    others = 0.1 * model.net.live_cost().gated({"fc1.input": torch.ones(6), "fc2.input": torch.ones(5), "fc3.input": torch.zeros(4)})
+    assert elbo().loss(last, rest, x, y) == pytest.approx((others - observed).item())
 
 
 # -- precision, ELBOs that draw, priors -------------------------------------------------------------------------------

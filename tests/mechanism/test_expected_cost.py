@@ -9,6 +9,7 @@ from cost_oracle import EXAMPLES, STREAM, X, every_pattern, living, mean, mlp, r
 from l0bayes import sparsify
 from l0bayes.code_cost import expected_cost
 from l0bayes.code_cost.expected_cost import ExpectedCost
+from l0bayes.code_cost.joint_cost import JointCost
 from l0bayes.errors import StructureError
 from l0bayes.models import MLP
 from l0bayes.structure import GateGroup, Slice, Structure
@@ -98,35 +99,42 @@ def test_gradcheck(name):
 
 
 @each_example
-def test_each_group_pays_what_it_adds_to_those_before(example):
+def test_with_later_groups_closed_it_is_that_of_those_before(example):
     build, x, gates = example
     structure = sparsify(build(), x, gates=gates).structure
     probs, costs = random_probs(structure), random_costs(structure)
     cost = ExpectedCost(structure, costs)
-    tally, paid = cost.begin(torch.zeros(())), 0.0
     so_far = {name: torch.zeros_like(prob) for name, prob in probs.items()}
     for name, prob in probs.items():
-        paid += cost.pay(tally, prob).sum().item()
         so_far[name] = prob
-        assert paid == pytest.approx(mean(structure, so_far, costs).item(), abs=1e-10)
+        assert cost.total(so_far).item() == pytest.approx(mean(structure, so_far, costs).item(), abs=1e-10)
 
 
 @each_example
-def test_a_payment_can_be_taken_back(example):
+def test_what_open_gates_cost_given_those_before_adds_up_to_all(example):
+    """Opened group after group, each pays for itself and half of what it shares with others of its own group."""
     build, x, gates = example
     structure = sparsify(build(), x, gates=gates).structure
-    probs = random_probs(structure)
     cost = ExpectedCost(structure, random_costs(structure))
-    tally = cost.begin(torch.zeros(()))
-    for position, prob in enumerate(probs.values()):
-        price = cost.price_if_open(tally)
-        torch.testing.assert_close(cost.pay(tally, torch.ones(len(prob))), price)
-        tally.back_to(position)
-        once = cost.pay(tally, prob)
-        for value in list(probs.values())[position + 1 :]:
-            cost.pay(tally, value)
-        tally.back_to(position)
-        assert torch.equal(cost.pay(tally, prob), once)
+    joint = JointCost(cost, [group.size for group in structure.groups])
+    paid = torch.zeros(())
+    for position, group in enumerate(structure.groups):
+        each = joint.of_each_open(position)
+        assert each.shape == (group.size,)
+        paid = paid + each.sum()
+        joint.note_draw(position, torch.ones(group.size))
+    everything = {group.name: torch.ones(group.size) for group in structure.groups}
+    assert paid.item() == pytest.approx(cost.total(everything).item(), rel=1e-12)
+
+
+@each_example
+def test_tables_by_group_give_what_one_table_gives(example, monkeypatch):
+    build, x, gates = example
+    structure = sparsify(build(), x, gates=gates).structure
+    probs, costs = random_probs(structure), random_costs(structure)
+    whole = ExpectedCost(structure, costs).total(probs)
+    monkeypatch.setattr(expected_cost, "_LARGEST", 0)
+    torch.testing.assert_close(ExpectedCost(structure, costs).total(probs), whole)
 
 
 def random_structure(draw):
