@@ -30,6 +30,7 @@ __all__ = [
     "check_mean_field",
     "check_value",
     "compiled_call",
+    "has_hooks",
     "mask_of",
     "own_buffers",
     "own_modules",
@@ -88,6 +89,16 @@ def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
 def own_modules(module: nn.Module) -> dict[str, nn.Module | None]:
     """A module's own submodules, the very dict."""
     return module._modules  # noqa: SLF001
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody wants to be told when a module is called."""
+    return bool(
+        module._forward_hooks  # noqa: SLF001
+        or module._forward_pre_hooks  # noqa: SLF001
+        or module._backward_hooks  # noqa: SLF001
+        or module._backward_pre_hooks  # noqa: SLF001
+    )
 
 
 def save_with_state(module: nn.Module, buffer: str) -> None:

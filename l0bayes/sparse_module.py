@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import torch
 from pyro.nn import pyro_method
 from torch import Tensor, nn
-from torch.distributions import Beta
+from torch.distributions import Beta, kl_divergence
 
 from l0bayes.arguments import checked
 from l0bayes.code_cost.expected_cost import ExpectedCost
@@ -107,6 +107,8 @@ class SparseModule(OwnedModule, FollowsDevice):
         before = self.units if left is not None else {}
         self.units = {g.name: before[g.name][left[g.name]] if left else torch.arange(g.size) for g in structure.groups}
         self.structure = structure
+        self._sites = tuple(group.name for group in structure.groups)
+        self._sizes = [group.size for group in structure.groups]
         self._live: dict[tuple[Amount, str], LiveCost] = {}
         self._select = Selector(self.child("net"), structure.groups, _NARROW_BELOW)
         self._alive: Alive | None = None
@@ -219,7 +221,7 @@ class SparseModule(OwnedModule, FollowsDevice):
         if self.slab == "normal":
             self.announce("log_sd")
         slab = None if self._slab is None else partial(self._slab, self.child("net"))
-        joint = None if self._joint is None else JointCost(self._joint, [group.size for group in self.groups], slab)
+        joint = None if self._joint is None else JointCost(self._joint, self._sizes, slab)
         draws: dict[str, Tensor] = {}
         with Observed() as observed:
             for position, group in enumerate(self.groups):
@@ -228,6 +230,40 @@ class SparseModule(OwnedModule, FollowsDevice):
                 if joint is not None:
                     joint.note_draw(position, draws[group.name], observed=group.name in observed.names)
         return draws
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of all latent sites, if they are the gate groups alone; else none."""
+        return () if self.inclusion_sites else self._sites
+
+    def by_group(self, vector: Tensor) -> dict[str, Tensor]:
+        """A vector of all gates, group after group, by the groups' names; views of it."""
+        return dict(zip(self._sites, vector.split(self._sizes), strict=True))
+
+    def kl(self, gates: HardConcrete) -> Tensor:
+        """KL(q ‖ p) of the gates of all groups, and of point weights under their slab, in nats: what the sites sum to.
+
+        Args:
+            gates: group after group, of ``batch_shape`` ``(gates,)``; inclusion probabilities are known.
+
+        Returns:
+            A scalar.
+        """
+        probs = torch.sigmoid(gates.logit_nonzero)
+        kl = self._own_cost(probs) if self._joint is None else self._joint.of(probs)
+        if self._slab is not None:
+            kl = kl + self._slab(self.child("net"), list(probs.split(self._sizes)))
+        for name, log_alpha in self.by_group(gates.log_alpha).items():
+            if isinstance(inclusion := self._inclusion[name], float):
+                stretch = (gates.beta[0], gates.gamma[0], gates.zeta[0])
+                q = HardConcrete(log_alpha, *stretch, validate_args=False)
+                kl = kl + kl_divergence(q, SpikeAndSlabPrior(inclusion, validate_args=False)).sum()
+        return kl
+
+    def _own_cost(self, probs: Tensor) -> Tensor:
+        """Code cost in the paper's accounting, where each gate pays for its own weights, in nats."""
+        each = [self._options[group.layer].code_cost * group.own.to(probs) for group in self.groups]
+        return torch.cat(each) @ probs
 
     def slab_penalty(self, gates: Mapping[str, Tensor]) -> Tensor:
         """The slab's part of the KL, of the weights that given gates leave, in nats; 0 if they have no slab.
@@ -258,8 +294,7 @@ class SparseModule(OwnedModule, FollowsDevice):
         if self._joint is not None:
             terms.append(self._joint.total(probs))
         else:
-            own = ((self._options[group.layer].code_cost * group.own, probs[group.name]) for group in self.groups)
-            terms += [costs.to(prob) @ prob for costs, prob in own]
+            terms.append(self._own_cost(torch.cat([probs[name] for name in self._sites])))
         if isinstance(self._slab, PointSlab):
             terms.append(self._slab(self.child("net"), [probs[group.name].float() for group in self.groups]))
         return torch.stack(terms).sum()

@@ -270,6 +270,18 @@ class HardConcreteGuide(OwnedModule, BoundToModel):
         """β, γ and ζ of the gates."""
         return self._stretch
 
+    @property
+    def in_one_vector(self) -> tuple[str, ...]:
+        """Names of the latent sites, if all of them are vectors of gates outside of plates; else none."""
+        sites = self._sites or {}
+        alike = all(isinstance(s.family, GateFamily) and s.event_dim == 1 and not s.frames for s in sites.values())
+        return tuple(sites) if alike else ()
+
+    def gate_vector(self) -> HardConcrete:
+        """The gates of all sites, one after the other, as one distribution; see :attr:`in_one_vector`."""
+        log_alphas: list[Tensor] = [self.parameter(f"log_alpha.{name}") for name in self._set_up()]
+        return HardConcrete(torch.cat(log_alphas), *self._stretch, validate_args=False)
+
     def distributions(self) -> dict[str, Any]:
         """The guide's distribution at every latent site, by name."""
         return {name: site.family.distribution(*self._parameters_of(site)) for name, site in self._set_up().items()}

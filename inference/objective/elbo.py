@@ -16,6 +16,7 @@ from torch.distributions import kl_divergence
 from l0bayes.arguments import checked
 from l0bayes.compat import HookedELBO, check_mean_field
 from l0bayes.inference.objective.antithetic import Antithetic
+from l0bayes.inference.objective.direct import direct_loss
 from l0bayes.owned_module import parameters_unheard
 
 
@@ -51,6 +52,11 @@ class ClosedFormKL_ELBO(HookedELBO):  # noqa: N801 (named as Pyro names its ELBO
         self._antithetic = antithetic
         self._checked_sites: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
+    @property
+    def draws_apart(self) -> int:
+        """Particles, if they are drawn one after the other and know nothing of each other; else 0."""
+        return 0 if self._antithetic or self.vectorize_particles else int(self.num_particles)
+
     def traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[tuple[Trace, Trace]]:
         """Traces of model and guide for each particle, in pairs if they are antithetic."""
         if not self._antithetic:
@@ -82,10 +88,14 @@ class ClosedFormKL_ELBO(HookedELBO):  # noqa: N801 (named as Pyro names its ELBO
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The negative ELBO in nats, averaged over particles; its gradient is the estimate to train with."""
+        loss = None if kwargs else direct_loss(model, guide, args, particles=self.draws_apart)
+        if loss is not None:
+            warn_if_nan(loss, "loss")
+            return loss
         with parameters_unheard():  # autograd finds them; loss_and_grads, for SVI, needs them announced
             traces = self.traces(model, guide, args, kwargs)
             elbos = [_elbo(of_model, of_guide, self.max_plate_nesting) for of_model, of_guide in traces]
-        loss: Tensor = -torch.stack(elbos).sum() / self.num_particles  # vectorised particles are one trace
+        loss = -torch.stack(elbos).sum() / int(self.num_particles)  # vectorised particles are one trace
         warn_if_nan(loss, "loss")
         return loss
 

@@ -9,6 +9,8 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from l0bayes.find_sparse import find_sparse
+from l0bayes.inference.objective.direct import direct_loss
+from l0bayes.inference.objective.elbo import ClosedFormKL_ELBO
 from l0bayes.inference.objective.fixed_gates import FixedGates
 from l0bayes.inference.objective.teacher import Teacher  # noqa: TC001 (a documented type)
 
@@ -47,20 +49,29 @@ class Objective(nn.Module):
 
     def forward(self, *batch: Any) -> Tensor:
         """The loss with its penalties, a scalar; its gradient is the one to train with."""
-        model: Any = self.model
-        guide: Any = self.guide
-        if self.fixed_gates is not None:
-            model, guide = (FixedGates(self.fixed_gates)(it) for it in (model, guide))
-        if self.kl_weight != 1:  # of the guide, where the ELBO looks for it
-            guide = poutine.scale(guide, scale=self.kl_weight)
         with ExitStack() as stack:
             if self.stand_in is not None:
                 stack.enter_context(find_sparse(self.model).standing_in(self.stand_in))
             if self.teacher is not None:
                 stack.enter_context(self.teacher.listening())
             with torch.autocast(next(self.parameters()).device.type, torch.bfloat16, enabled=self.bf16):
-                loss: Tensor = self.elbo.differentiable_loss(model, guide, *batch)
+                loss = self._negative_elbo(batch)
                 taught = 0.0 if self.teacher is None else self.teacher.penalty(*batch)
             self.negative_elbo = loss.item()
             loss = loss + taught
             return loss + sum(penalty() for penalty in self.penalties) if self.penalties else loss
+
+    def _negative_elbo(self, batch: tuple[Any, ...]) -> Tensor:
+        model: Any = self.model
+        guide: Any = self.guide
+        if isinstance(self.elbo, ClosedFormKL_ELBO):
+            changes: Any = {"gates": self.fixed_gates, "kl_weight": self.kl_weight}
+            found = direct_loss(model, guide, batch, particles=self.elbo.draws_apart, **changes)
+            if found is not None:
+                return found
+        if self.fixed_gates is not None:
+            model, guide = (FixedGates(self.fixed_gates)(it) for it in (model, guide))
+        if self.kl_weight != 1:  # of the guide, where the ELBO looks for it
+            guide = poutine.scale(guide, scale=self.kl_weight)
+        loss: Tensor = self.elbo.differentiable_loss(model, guide, *batch)
+        return loss

@@ -232,7 +232,9 @@ class ExpectedCost:
         """
         probs = probs.to(torch.promote_types(probs.dtype, torch.float32))
         tables = self._for(probs)
-        with torch.autocast(probs.device.type, enabled=False):  # in bfloat16 a sum of parameters would lose most of them
+        with torch.autocast(
+            probs.device.type, enabled=False
+        ):  # in bfloat16 a sum of parameters would lose most of them
             lengths = self._lengths(tables, probs)
             total = lengths @ torch.addmv(tables.linear, tables.quadratic, lengths, alpha=0.5)
             if tables.alone is not None:

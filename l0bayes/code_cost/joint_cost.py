@@ -52,8 +52,8 @@ class JointCost:
         if missing:
             raise RuntimeError(
                 f"the code cost of gates belongs to all groups together, and {len(missing)} of those before group "
-                f"{self.last} have no KL so far. Use TraceMeanField_ELBO or ClosedFormKL_ELBO with a guide that has every gate "
-                'site, or sparsify(…, cost="paper"), whose gates pay one by one'
+                f"{self.last} have no KL so far. Use TraceMeanField_ELBO or ClosedFormKL_ELBO with a guide that has "
+                'every gate site, or sparsify(…, cost="paper"), whose gates pay one by one'
             )
         closed = self._probs[self.last].new_zeros(sum(self._sizes[self.last + 1 :]))
         probs = [self._probs[position] for position in range(self.last + 1)]

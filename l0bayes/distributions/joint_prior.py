@@ -58,13 +58,13 @@ class JointL0Prior(GatePrior):
         self.joint = joint
         self.position = position
         self.inclusion = inclusion
-        self._like = {"dtype": dtype, "device": device}
+        self._dtype, self._device = dtype, device
         super().__init__(torch.Size([size]), validate_args=False)
 
     @property
     def code_cost(self) -> Tensor:
         """Nats that each open gate costs, given the draws of the groups before it and the rest of its own open."""
-        return self.joint.of_each_open(self.position).to(**self._like)
+        return self.joint.of_each_open(self.position).to(self._device, self._dtype)
 
     @property
     def logit_inclusion(self) -> Tensor:

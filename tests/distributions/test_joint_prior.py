@@ -112,7 +112,9 @@ def test_leaving_a_group_out_is_loud(order):
     *asked_before, last = order
     for position in asked_before:
         kl_divergence(guides[position], asked[position])
-    with pytest.raises(RuntimeError, match=r"all groups together, and . of those before group 2.*TraceMeanField_ELBO.*cost=\"paper\""):
+    with pytest.raises(
+        RuntimeError, match=r"all groups together, and . of those before group 2.*TraceMeanField_ELBO.*cost=\"paper\""
+    ):
         kl_divergence(guides[last], asked[last])
 
 

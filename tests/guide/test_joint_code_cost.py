@@ -190,7 +190,9 @@ def test_an_observed_last_group_has_a_density_and_the_others_their_cost(elbo):
     rest = poutine.block(guide, hide=["fc3.input"])
     trace = poutine.trace(poutine.replay(last, poutine.trace(rest).get_trace(x, y))).get_trace(x, y)
     observed = trace.log_prob_sum(lambda _, site: site["is_observed"])
-    others = 0.1 * model.net.live_cost().gated({"fc1.input": torch.ones(6), "fc2.input": torch.ones(5), "fc3.input": torch.zeros(4)})
+    others = 0.1 * model.net.live_cost().gated(
+        {"fc1.input": torch.ones(6), "fc2.input": torch.ones(5), "fc3.input": torch.zeros(4)}
+    )
     assert elbo().loss(last, rest, x, y) == pytest.approx((others - observed).item())
 
 
