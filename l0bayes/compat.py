@@ -6,7 +6,7 @@ where ``tests/test_compat.py`` says which. Written for torch â‰¥ 2.6 and Pyro â‰
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pyro.infer import TraceMeanField_ELBO
@@ -21,7 +21,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 __all__ = [
     "READS_ONE_NUMBER",
     "SEPARATE_PROJECTIONS",
-    "FollowsDevice",
     "HookedELBO",
     "HookedGuide",
     "SampleMessenger",
@@ -130,19 +129,6 @@ def twin(module: nn.Module, kind: type[_Kind]) -> _Kind:
     for name in ("_parameters", "_buffers", "_modules"):
         new.__dict__[name] = dict(module.__dict__[name])
     return new
-
-
-class FollowsDevice(nn.Module):
-    """A module that is told when it has been moved or converted."""
-
-    def moved(self) -> None:
-        """Called after every ``to``, ``cuda``, ``double`` and the like."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Self:
-        parent: Any = super()
-        parent._apply(fn, *args, **kwargs)  # noqa: SLF001
-        self.moved()
-        return self
 
 
 # Attribute of nn.MultiheadAttention: whether one tensor holds the projections of queries, keys and values. Encoder

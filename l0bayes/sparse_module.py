@@ -1,30 +1,23 @@
 """A network whose features pass through gates."""
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Literal
 
-import pyro
-import pyro.distributions as dist
 import torch
 from pyro.nn import pyro_method
 from torch import Tensor, nn
-from torch.distributions import Beta, kl_divergence
+from torch.distributions import Beta
 
 from l0bayes.arguments import checked
-from l0bayes.code_cost.expected_cost import ExpectedCost
-from l0bayes.code_cost.joint_cost import JointCost
 from l0bayes.code_cost.live_cost import Amount, LiveCost
 from l0bayes.code_cost.normal_slab import NormalSlab, standard_deviations
 from l0bayes.code_cost.slab import PointSlab, Slab
-from l0bayes.compat import FollowsDevice
-from l0bayes.distributions import HardConcrete, JointL0Prior, L0Prior, SpikeAndSlabPrior
+from l0bayes.distributions import HardConcrete
 from l0bayes.errors import DataError
 from l0bayes.gate_options import GateOptions
 from l0bayes.min_units import held_open
-from l0bayes.observed import Observed
+from l0bayes.network_prior import NetworkPrior
 from l0bayes.owned_module import OwnedModule
 from l0bayes.structure import Alive, GateGroup, Structure
 from l0bayes.structure.names import layer_of
@@ -39,7 +32,7 @@ SlabName = Literal["point", "normal"]
 _NARROW_BELOW = 0.7
 
 
-class SparseModule(OwnedModule, FollowsDevice):
+class SparseModule(OwnedModule):
     """A network whose features pass through gates, each group of gates a Pyro site.
 
     Called inside a guide-replayed model it draws the gates once and runs only the subnetwork they select. Made by
@@ -62,6 +55,7 @@ class SparseModule(OwnedModule, FollowsDevice):
         units: group name to the numbers that its gates had in the full network.
         cost: what a code cost is paid for.
         slab: what the posterior of a weight is.
+        prior: of its gates, and of the weights behind them.
     """
 
     units: dict[str, Tensor]
@@ -107,20 +101,23 @@ class SparseModule(OwnedModule, FollowsDevice):
         before = self.units if left is not None else {}
         self.units = {g.name: before[g.name][left[g.name]] if left else torch.arange(g.size) for g in structure.groups}
         self.structure = structure
-        self._sites = tuple(group.name for group in structure.groups)
-        self._sizes = [group.size for group in structure.groups]
         self._live: dict[tuple[Amount, str], LiveCost] = {}
         self._select = Selector(self.child("net"), structure.groups, _NARROW_BELOW)
         self._alive: Alive | None = None
-        self._device = next(self.child("net").parameters()).device
-        self._joint = (
-            None if self.cost == "paper" else ExpectedCost(structure, self._prices(), self._prices_of_products())
-        )
         self._slab: Slab | None = None
         if self.slab == "normal":
             self._slab = NormalSlab(structure, self.child("log_sd"), self._slab_scale)
         elif self._slab_scale is not None:
             self._slab = PointSlab(structure, self._slab_scale)
+        self.prior = NetworkPrior(
+            self.child("net"),
+            structure,
+            self._options,
+            self._default,
+            self._inclusion,
+            cost=self.cost,
+            slab=self._slab,
+        )
 
     def live_cost(self, of: Amount = "parameters", layers: str = "*") -> LiveCost:
         """What the gates leave, see :class:`~l0bayes.code_cost.live_cost.LiveCost`; tables are built once."""
@@ -128,18 +125,6 @@ class SparseModule(OwnedModule, FollowsDevice):
         if key not in self._live:
             self._live[key] = LiveCost(self.structure, of, layers)
         return self._live[key]
-
-    def _prices(self) -> dict[str, float]:
-        """Nats for each element of each parameter."""
-        prices = {}
-        for name in self.structure.shapes:
-            code_cost = self._options.get(layer_of(name), self._default).code_cost
-            prices[name] = code_cost * (self.structure.macs.get(name, 0.0) if self.cost == "macs" else 1.0)
-        return prices
-
-    def _prices_of_products(self) -> dict[str, float]:
-        """Nats for each multiply-accumulate of features with features, by the group that they hang on."""
-        return {g.name: self._options[g.layer].code_cost if self.cost == "macs" else 0.0 for g in self.structure.groups}
 
     @property
     def groups(self) -> tuple[GateGroup, ...]:
@@ -169,101 +154,14 @@ class SparseModule(OwnedModule, FollowsDevice):
             "gates": {g.name: [f"{part.tensor}, {part.dim}" for part in g.slices] for g in self.groups},
         }
 
-    def moved(self) -> None:
-        """Notes the device that the module has moved to."""
-        self._device = next(self.child("net").parameters()).device
-
     # -- the gates -------------------------------------------------------------------------------------------------
-
-    def _reference(self) -> Tensor:
-        return torch.zeros((), device=self._device)
-
-    @property
-    def inclusion(self) -> dict[str, float | Beta | None]:
-        """Group name to the prior probability of its gates; ``None`` where the prior is the paper's code cost alone."""
-        return dict(self._inclusion)
-
-    @property
-    def inclusion_sites(self) -> tuple[str, ...]:
-        """Names of the sites of inclusion probabilities that are unknown, one for each group that has one."""
-        return tuple(_site_of(group) for group in self.groups if isinstance(self._inclusion[group.name], Beta))
-
-    def _draw_inclusion(self, group: GateGroup) -> float | Tensor | None:
-        """The prior probability of a group's gates; a site where it is unknown."""
-        given = self._inclusion[group.name]
-        if not isinstance(given, Beta):
-            return given
-        a, b = (getattr(given, f"concentration{which}").to(self._reference()) for which in (1, 0))
-        drawn: Tensor = pyro.sample(_site_of(group), dist.Beta(a, b, validate_args=False))
-        return drawn
-
-    def _prior(self, position: int, joint: JointCost | None, inclusion: float | Tensor | None) -> Any:
-        group = self.groups[position]
-        prior: Any
-        if joint is not None:
-            dtype = torch.get_default_dtype()
-            prior = JointL0Prior(joint, position, group.size, inclusion, dtype=dtype, device=self._device)
-        else:
-            cost = self._options[group.layer].code_cost * group.own.to(self._reference())
-            prior = (
-                L0Prior(cost, validate_args=False)
-                if inclusion is None
-                else SpikeAndSlabPrior(inclusion, cost, validate_args=False)
-            )
-        return prior.to_event(1)
 
     @pyro_method
     def sample_latents(self) -> dict[str, Tensor]:
-        """Draws every gate group as a Pyro site named after it; ``(size,)`` values by group name.
-
-        Inclusion probabilities that are unknown are sites too, ``inclusion.<group>``, each before its group.
-        """
+        """Draws every gate group as a Pyro site, see :meth:`~l0bayes.network_prior.NetworkPrior.sample`."""
         if self.slab == "normal":
             self.announce("log_sd")
-        slab = None if self._slab is None else partial(self._slab, self.child("net"))
-        joint = None if self._joint is None else JointCost(self._joint, self._sizes, slab)
-        draws: dict[str, Tensor] = {}
-        with Observed() as observed:
-            for position, group in enumerate(self.groups):
-                prior = self._prior(position, joint, self._draw_inclusion(group))
-                draws[group.name] = pyro.sample(group.name, prior)
-                if joint is not None:
-                    joint.note_draw(position, draws[group.name], observed=group.name in observed.names)
-        return draws
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        """Names of all latent sites, if they are the gate groups alone; else none."""
-        return () if self.inclusion_sites else self._sites
-
-    def by_group(self, vector: Tensor) -> dict[str, Tensor]:
-        """A vector of all gates, group after group, by the groups' names; views of it."""
-        return dict(zip(self._sites, vector.split(self._sizes), strict=True))
-
-    def kl(self, gates: HardConcrete) -> Tensor:
-        """KL(q ‖ p) of the gates of all groups, and of point weights under their slab, in nats: what the sites sum to.
-
-        Args:
-            gates: group after group, of ``batch_shape`` ``(gates,)``; inclusion probabilities are known.
-
-        Returns:
-            A scalar.
-        """
-        probs = torch.sigmoid(gates.logit_nonzero)
-        kl = self._own_cost(probs) if self._joint is None else self._joint.of(probs)
-        if self._slab is not None:
-            kl = kl + self._slab(self.child("net"), list(probs.split(self._sizes)))
-        for name, log_alpha in self.by_group(gates.log_alpha).items():
-            if isinstance(inclusion := self._inclusion[name], float):
-                stretch = (gates.beta[0], gates.gamma[0], gates.zeta[0])
-                q = HardConcrete(log_alpha, *stretch, validate_args=False)
-                kl = kl + kl_divergence(q, SpikeAndSlabPrior(inclusion, validate_args=False)).sum()
-        return kl
-
-    def _own_cost(self, probs: Tensor) -> Tensor:
-        """Code cost in the paper's accounting, where each gate pays for its own weights, in nats."""
-        each = [self._options[group.layer].code_cost * group.own.to(probs) for group in self.groups]
-        return torch.cat(each) @ probs
+        return self.prior.sample()
 
     def slab_penalty(self, gates: Mapping[str, Tensor]) -> Tensor:
         """The slab's part of the KL, of the weights that given gates leave, in nats; 0 if they have no slab.
@@ -271,33 +169,7 @@ class SparseModule(OwnedModule, FollowsDevice):
         Args:
             gates: group name to gate values of shape ``(size,)``.
         """
-        if self._slab is None:
-            return self._reference()
-        if self._stand_in and isinstance(self._slab, PointSlab):
-            return self._slab.of_all(self._stand_in[0])
-        return self._slab(self.child("net"), [(gates[group.name] != 0).float() for group in self.groups])
-
-    def prior_cost(self, probs: Mapping[str, Tensor]) -> Tensor:
-        """What open gates cost: code cost, the slab of point weights, and the prior's log-odds against them, in nats.
-
-        Linear in each P(z ≠ 0), so that its gradient at given gates is the cost of each beside the others. Inclusion
-        probabilities that are unknown have no part in it.
-
-        Args:
-            probs: group name to P(z ≠ 0), of shape ``(size,)``; or 0 and 1 for given gates.
-        """
-        terms = [
-            -math.log(pi / (1 - pi)) * probs[name].sum()
-            for name, pi in self._inclusion.items()
-            if isinstance(pi, float)
-        ]
-        if self._joint is not None:
-            terms.append(self._joint.total(probs))
-        else:
-            terms.append(self._own_cost(torch.cat([probs[name] for name in self._sites])))
-        if isinstance(self._slab, PointSlab):
-            terms.append(self._slab(self.child("net"), [probs[group.name].float() for group in self.groups]))
-        return torch.stack(terms).sum()
+        return self.prior.slab_cost(gates, *self._stand_in)
 
     def keep_alive(self, opened: Mapping[str, Tensor], log_odds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Gates that are open, and the most probable ones besides that keep the network alive.
@@ -466,7 +338,3 @@ def _shown_inclusion(inclusion: float | Beta | None) -> float | str | None:
     if isinstance(inclusion, Beta):
         return f"Beta({float(inclusion.concentration1)}, {float(inclusion.concentration0)})"
     return inclusion
-
-
-def _site_of(group: GateGroup) -> str:
-    return f"inclusion.{group.name}"

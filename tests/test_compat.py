@@ -183,23 +183,6 @@ def test_twin_shares_parameters_and_nothing_else():
     assert new(torch.ones(1, 2)).shape == (1, 3)
 
 
-class Moved(compat.FollowsDevice):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
-        self.seen = []
-
-    def moved(self):
-        self.seen.append(self.weight.dtype)
-
-
-def test_a_module_is_told_when_it_has_moved():
-    module = Moved()
-    assert module.double() is module
-    assert nn.Sequential(module).to(torch.bfloat16) is not None
-    assert module.seen == [torch.float64, torch.bfloat16]
-
-
 def test_compiled_call_can_be_taken_off_and_put_back():
     module = nn.Linear(2, 2)
     x = torch.ones(1, 2)

@@ -271,11 +271,12 @@ class HardConcreteGuide(OwnedModule, BoundToModel):
         return self._stretch
 
     @property
-    def in_one_vector(self) -> tuple[str, ...]:
-        """Names of the latent sites, if all of them are vectors of gates outside of plates; else none."""
-        sites = self._sites or {}
-        alike = all(isinstance(s.family, GateFamily) and s.event_dim == 1 and not s.frames for s in sites.values())
-        return tuple(sites) if alike else ()
+    def in_one_vector(self) -> tuple[str, ...] | None:
+        """Names of the latent sites, if all of them are known to be vectors of gates outside of plates, else ``None``."""
+        if self._sites is None:
+            return None
+        gates = (isinstance(s.family, GateFamily) and s.event_dim == 1 and not s.frames for s in self._sites.values())
+        return tuple(self._sites) if all(gates) else None
 
     def gate_vector(self) -> HardConcrete:
         """The gates of all sites, one after the other, as one distribution; see :attr:`in_one_vector`."""

@@ -1,4 +1,4 @@
-"""The ELBO of a likelihood on a sparse network, computed without effect handlers.
+"""The ELBO of a likelihood on a network, computed without effect handlers.
 
 Pyro's handlers, which find out what sites a model has, take as long as a small network. Where the sites are known, the
 gates of one network and the targets, all gates are drawn as one vector and their KL is taken at once: the same draws
@@ -8,16 +8,32 @@ from the same seed, the same ELBO, the same gradients. In all other cases the ha
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from pyro.poutine.runtime import am_i_wrapped
-from torch import Tensor
+from torch import Tensor, nn
 
 from l0bayes.checks import check_inputs
-from l0bayes.compat import has_hooks
+from l0bayes.compat import SampleMessenger, has_hooks
 from l0bayes.inference.guide.hard_concrete_guide import HardConcreteGuide
 from l0bayes.models.likelihood import Likelihood
+from l0bayes.owned_module import parameters_unheard
 from l0bayes.sparse_module import SparseModule
+
+_with_sites_inside: WeakSet[nn.Module] = WeakSet()  # models whose networks turned out to make statements of their own
+
+
+class _Listener(SampleMessenger):
+    """Hears whether anything is sampled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard = False
+
+    def on_sample(self, msg: Any) -> None:
+        """Notes that something was."""
+        self.heard = self.heard or msg["name"] is not None
 
 
 @dataclass(frozen=True)
@@ -26,14 +42,14 @@ class Direct:
 
     Attributes:
         model: the likelihood.
-        sparse: its network.
+        sparse: its network; ``None`` for one without gates.
         guide: its guide.
         x: inputs of a batch.
         y: their targets.
     """
 
     model: Likelihood
-    sparse: SparseModule
+    sparse: SparseModule | None
     guide: HardConcreteGuide
     x: Tensor
     y: Tensor
@@ -46,39 +62,49 @@ class Direct:
             kl_weight: what the KL is multiplied by.
 
         Returns:
-            A scalar; ``None`` if the observation turns out to be no number a row, which handlers know to explain.
+            A scalar; ``None`` if it turns out that handlers are needed: the network makes statements of its own, or the
+            observation is no number a row, which handlers know to explain.
         """
         kl = None
-        if gates is None:
+        if self.sparse is not None and gates is None:
             vector = self.guide.gate_vector()
-            kl = self.sparse.kl(vector)
-            gates = self.sparse.by_group(vector.rsample())
+            kl = self.sparse.prior.kl(vector)
+            gates = self.sparse.prior.by_group(vector.rsample())
+        with parameters_unheard(), _Listener() as listener:
+            likelihood = self._log_likelihood(gates)
+        if listener.heard:
+            _with_sites_inside.add(self.model)
+            return None
+        return likelihood if likelihood is None or kl is None else likelihood - kl_weight * kl
+
+    def _log_likelihood(self, gates: Mapping[str, Tensor] | None) -> Tensor | None:
         check_inputs(self.x)
-        output = self.sparse.run(gates, self.x)
+        net = self.model.child("net")
+        output = net(self.x) if self.sparse is None else self.sparse.run(gates or {}, self.x)
         self.model.check_target(output, self.y)
         each = self.model.observation(output).log_prob(self.y)
-        if each.shape != (len(output),):
-            return None
-        likelihood = (each * (self.model.num_data / len(output))).sum()
-        return likelihood if kl is None else likelihood - (kl if kl_weight == 1 else kl_weight * kl)
+        return (each * (self.model.num_data / len(output))).sum() if each.shape == (len(output),) else None
 
 
 def direct(model: Any, guide: Any, batch: tuple[Any, ...]) -> Direct | None:
     """Model and guide, if nothing is in the way of doing without handlers; else ``None``.
 
-    That is a likelihood of the library, or a subclass that only says what is observed, on a network made by
-    :func:`~l0bayes.sparsify` with weights that are points, its own :class:`~l0bayes.inference.HardConcreteGuide`, and
+    That is a likelihood of the library, or a subclass that only says what is observed, on a plain network or on one
+    made by :func:`~l0bayes.sparsify` with weights that are points, a :class:`~l0bayes.inference.HardConcreteGuide`, and
     no handler and no hook that would want to know.
     """
     usual = isinstance(model, Likelihood) and type(model).forward is Likelihood.forward
-    usual = usual and type(guide) is HardConcreteGuide and not guide.lost_model
+    usual = usual and type(guide) is HardConcreteGuide and not guide.lost_model and model not in _with_sites_inside
     pair = len(batch) == 2 and all(isinstance(one, Tensor) for one in batch)  # noqa: PLR2004 (inputs and targets)
     if am_i_wrapped() or not usual or not pair:
         return None
-    sparse = model.child("net")
-    if type(sparse) is not SparseModule or sparse.slab != "point":
-        return None
-    if not sparse.sites or guide.in_one_vector != sparse.sites or any(map(has_hooks, (model, sparse, guide))):
+    net = model.child("net")
+    sparse = net if type(net) is SparseModule else None
+    if sparse is None:
+        known = model.sample_latents is dict and guide.in_one_vector == ()
+    else:
+        known = sparse.slab == "point" and guide.in_one_vector == sparse.prior.sites != ()
+    if not known or has_hooks(model) or has_hooks(guide) or (sparse is not None and has_hooks(sparse)):
         return None
     return Direct(model, sparse, guide, *batch)
 

@@ -51,7 +51,9 @@ class DrawnGates(GatePlan):
         if self._fixed:
             self._round()
             fixed, sparse = self.guide.point(), find_sparse(self.model)
-            self.objective.fixed_gates = fixed | self.guide.means(sparse.inclusion_sites)  # only gates inform those
+            self.objective.fixed_gates = fixed | self.guide.means(
+                sparse.prior.inclusion_sites
+            )  # only gates inform those
             self.objective.penalties = (partial(sparse.slab_penalty, fixed),)
         else:
             self.objective.fixed_gates = None

@@ -155,7 +155,7 @@ class GatesByEvidence(GatePlan):
         return (lambda gates: self._prior_cost({**gates, **others})) if self._free else None
 
     def _prior_cost(self, gates: Gates) -> Tensor:
-        return self._sparse.prior_cost({name: gate.to(self._device) for name, gate in gates.items()}).cpu()
+        return self._sparse.prior.cost({name: gate.to(self._device) for name, gate in gates.items()}).cpu()
 
     @torch.no_grad()
     def _decide(self, selected: float, *, fill: bool = False) -> None:
@@ -197,7 +197,7 @@ class GatesByEvidence(GatePlan):
             if name not in decision.opened:
                 continue
             odds = decision.log_odds[name]
-            if self._sparse.inclusion[name] is None:
+            if self._sparse.prior.inclusion[name] is None:
                 odds = torch.where(decision.opened[name], _SURE, -_SURE)
             zero, one = torch.log(-gate.gamma / gate.zeta), torch.log((1 - gate.gamma) / (gate.zeta - 1))
             log_alpha = odds.to(zero).clamp(-_SURE, _SURE) + gate.beta * zero

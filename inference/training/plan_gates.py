@@ -45,7 +45,7 @@ def _no_evidence(model: nn.Module) -> str | None:
     sparse = find_sparse(model)
     if sparse.slab == "normal":
         return "is for weights that are points; those of slab='normal' have a posterior of their own"
-    if sparse.inclusion_sites:
+    if sparse.prior.inclusion_sites:
         return "takes prior inclusion probabilities as given; here they have Beta priors"
     return None
 

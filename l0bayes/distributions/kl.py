@@ -27,13 +27,22 @@ def _kl_hard_concrete_l0(q: HardConcrete, p: L0Prior) -> Tensor:
 
 
 def _kl_hard_concrete_spike_and_slab(q: HardConcrete, p: SpikeAndSlabPrior) -> Tensor:
-    """KL(Bernoulli(P(z ≠ 0)) ‖ Bernoulli(π)) + λ · P(z ≠ 0), from logits, so that no logarithm of 0 is taken."""
+    """KL(Bernoulli(P(z ≠ 0)) ‖ Bernoulli(π)) + λ · P(z ≠ 0)."""
     logit = q.logit_nonzero
-    inclusion = p.inclusion.to(logit.dtype)
-    open_term = logsigmoid(logit) - inclusion.log() + p.code_cost
+    return kl_of_coins(logit, p.inclusion.to(logit.dtype), p.code_cost).to(q.log_alpha.dtype)
+
+
+def kl_of_coins(logit: Tensor, inclusion: Tensor, code_cost: Tensor | float = 0.0) -> Tensor:
+    """KL(Bernoulli(P) ‖ Bernoulli(π)) + λ · P, from the logit of P, so that no logarithm of 0 is taken.
+
+    Args:
+        logit: of P(z ≠ 0).
+        inclusion: π, broadcasting.
+        code_cost: λ, in nats.
+    """
+    open_term = logsigmoid(logit) - inclusion.log() + code_cost
     closed_term = logsigmoid(-logit) - torch.log1p(-inclusion)
-    kl = torch.sigmoid(logit) * open_term + torch.sigmoid(-logit) * closed_term
-    return kl.to(q.log_alpha.dtype)
+    return torch.sigmoid(logit) * open_term + torch.sigmoid(-logit) * closed_term
 
 
 def _kl_hard_concrete_joint(q: HardConcrete, p: JointL0Prior) -> Tensor:

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from pyro import plate, sample
 from pyro.distributions import Normal
 from pyro.infer import TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
@@ -132,18 +133,45 @@ class Watched(HardConcreteGuide):
     pass
 
 
+class Sampling(nn.Module):
+    """A network that observes something by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(SIZES[0], 5), nn.Linear(5, SIZES[-1])
+
+    def forward(self, x):
+        hidden = self.first(x).relu()
+        with plate("rows", len(x), dim=-2), plate("units", hidden.shape[1], dim=-1):
+            sample("small", Normal(0.0, 1.0), obs=hidden)
+        return self.last(hidden)
+
+
+def built_on(net):
+    model = Classifier(net, ROWS)
+    return model, HardConcreteGuide(model)
+
+
 OTHERS = {
     "a forward of one's own": lambda: built(Own),
     "a guide of one's own": lambda: (model := built()[0], Watched(model)),
     "normal weights": lambda: built(slab="normal"),
     "an inclusion that is unknown": lambda: built(inclusion=Beta(1.0, 1.0)),
-    "no gates": lambda: (model := Classifier(MLP(*SIZES), ROWS), HardConcreteGuide(model)),
+    "statements in the network": lambda: built_on(Sampling()),
+    "statements in a network with gates": lambda: built_on(sparsify(Sampling(), torch.zeros(2, SIZES[0]))),
 }
+
+
+def test_a_plain_network_needs_none(both):
+    model, guide = built_on(MLP(*SIZES))
+    both(partial(ClosedFormKL_ELBO().differentiable_loss, model, guide, *batch()), model, guide)
 
 
 @pytest.mark.parametrize("which", OTHERS)
 def test_other_models_and_guides_need_handlers(which, both):
     model, guide = OTHERS[which]()
+    if which.startswith("statements"):  # which is found out in the first step
+        ClosedFormKL_ELBO().differentiable_loss(model, guide, *batch())
     both(partial(ClosedFormKL_ELBO().differentiable_loss, model, guide, *batch()), model, guide, taken=False)
 
 

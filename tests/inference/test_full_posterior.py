@@ -90,7 +90,7 @@ def test_a_latent_inclusion_is_conjugate_given_the_gates():
     """q(π) is Beta(a + Σ P, b + Σ (1 − P)) at the optimum, for it meets the gates alone."""
     x, y = linear_data()
     model, guide, sparse = fitted(dist.Beta(2.0, 3.0), x, y, epochs=1500)
-    assert sparse.inclusion_sites == ("inclusion.line.input",)
+    assert sparse.prior.inclusion_sites == ("inclusion.line.input",)
     probs = guide.gates()["line.input"].prob_nonzero.detach().sum()
     found = guide.distributions()["inclusion.line.input"]
     assert found.concentration1.item() == pytest.approx(2 + probs.item(), rel=0.1)

@@ -171,7 +171,7 @@ def test_expected_numbers_are_by_group_and_stay_when_units_go():
     assert sparse._inclusion == {"fc1.unit": 0.25, "fc2.unit": 0.5}
     by_layer = {"fc1": {"gates": "unit", "inclusion": dist.Beta(1.0, 3.0)}, "fc2": "unit"}
     mixed = sparsify(MLP(3, 8, 4, 2), torch.zeros(2, 3), gates=by_layer, expected_open=2)
-    assert mixed.inclusion_sites == ("inclusion.fc1.unit",)
+    assert mixed.prior.inclusion_sites == ("inclusion.fc1.unit",)
     assert mixed._inclusion["fc2.unit"] == 0.5
     model = Classifier(sparse, num_data=6)
     guide = HardConcreteGuide(model)
