@@ -272,7 +272,7 @@ class HardConcreteGuide(OwnedModule, BoundToModel):
 
     @property
     def in_one_vector(self) -> tuple[str, ...] | None:
-        """Names of the latent sites, if all of them are known to be vectors of gates outside of plates, else ``None``."""
+        """Names of the latent sites, if all are known to be vectors of gates outside of plates; else ``None``."""
         if self._sites is None:
             return None
         gates = (isinstance(s.family, GateFamily) and s.event_dim == 1 and not s.frames for s in self._sites.values())

@@ -1,6 +1,7 @@
 """Attributes by which torch's layers state how wide they are, and what they are for other shapes of their tensors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,12 +12,45 @@ from l0bayes.layers.fewer_heads import FewerHeads
 from l0bayes.layers.kinds import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS
 
 Shapes = Mapping[str, torch.Size]
+Kinds = type[nn.Module] | tuple[type[nn.Module], ...]
+
+
+@dataclass(frozen=True)
+class _Widths:
+    """How the layers of some kinds state their widths, see :func:`add_width_rule`."""
+
+    kinds: Kinds
+    tensors: tuple[str, ...]
+    widths: Callable[[Any, torch.Size], dict[str, Any]]
+    computes: Callable[[Any], bool]
+
+
+_rules: list[_Widths] = []
+
+
+def add_width_rule(
+    kinds: Kinds,
+    tensors: Sequence[str],
+    widths: Callable[[Any, torch.Size], dict[str, Any]],
+    *,
+    computes: bool | Callable[[Any], bool] = True,
+) -> None:
+    """Says by which attributes a kind of layers states how wide it is.
+
+    Args:
+        kinds: a class of modules, or several. What was added last counts first.
+        tensors: names of its own parameters or buffers, of which the first that it has, and that changes, tells.
+        widths: from the module as it is, and the new shape of that tensor, to its attributes and their new values.
+        computes: whether its forward computes by them, which then are changed while a subnetwork runs, and not only in
+            the finished network; or a function of the module that says so.
+    """
+    says = computes if callable(computes) else (lambda _: computes)
+    _rules.insert(0, _Widths(kinds, tuple(tensors), widths, says))
 
 
 def computes_by_width(module: nn.Module) -> bool:
     """Whether a layer's computation depends on such an attribute, and not on its tensors alone."""
-    grouped = isinstance(module, CONVOLUTIONS) and module.groups > 1
-    return grouped or isinstance(module, (nn.GroupNorm, nn.MultiheadAttention, *INSTANCE_NORMS))
+    return any(rule.computes(module) for rule in _rules if isinstance(module, rule.kinds))
 
 
 def attributes(module: nn.Module, shapes: Shapes) -> dict[str, Any]:
@@ -29,10 +63,10 @@ def attributes(module: nn.Module, shapes: Shapes) -> dict[str, Any]:
     Returns:
         Attribute name to value; empty for layers that state no width.
     """
-    for kind, tensors, rule in _RULES:
-        shape = next((shapes[name] for name in tensors if name in shapes), None)
-        if isinstance(module, kind) and shape is not None:
-            return rule(module, shape)
+    for rule in _rules:
+        shape = next((shapes[name] for name in rule.tensors if name in shapes), None)
+        if isinstance(module, rule.kinds) and shape is not None:
+            return rule.widths(module, shape)
     return {}
 
 
@@ -68,13 +102,11 @@ def _of_attention(module: Any, shape: torch.Size) -> dict[str, Any]:
     return {"__class__": FewerHeads, "num_heads": heads, **SEPARATE_PROJECTIONS}
 
 
-# Kind of layer, the tensors whose shape tells (the first that it has), and what follows from the shape.
-_RULES: tuple[tuple[type | tuple[type, ...], tuple[str, ...], Callable[[Any, torch.Size], dict[str, Any]]], ...] = (
-    (nn.Linear, ("weight",), _of_linear),
-    (CONVOLUTIONS, ("weight",), _of_convolution),
-    (nn.Embedding, ("weight",), _of_embedding),
-    ((*BATCH_NORMS, *INSTANCE_NORMS), ("weight", "running_mean"), _of_norm),
-    (nn.GroupNorm, ("weight",), _of_group_norm),
-    (nn.PReLU, ("weight",), _of_prelu),
-    (nn.MultiheadAttention, ("in_proj_weight",), _of_attention),
-)
+add_width_rule(nn.Linear, ["weight"], _of_linear, computes=False)
+add_width_rule(CONVOLUTIONS, ["weight"], _of_convolution, computes=lambda module: bool(module.groups > 1))
+add_width_rule(nn.Embedding, ["weight"], _of_embedding, computes=False)
+add_width_rule(BATCH_NORMS, ["weight", "running_mean"], _of_norm, computes=False)
+add_width_rule(INSTANCE_NORMS, ["weight", "running_mean"], _of_norm)
+add_width_rule(nn.GroupNorm, ["weight"], _of_group_norm)
+add_width_rule(nn.PReLU, ["weight"], _of_prelu, computes=False)
+add_width_rule(nn.MultiheadAttention, ["in_proj_weight"], _of_attention)

@@ -43,6 +43,8 @@ def multiply_accumulates(call: Call) -> int:
     Returns:
         Their number, 0 for operations that are none of the kinds counted.
     """
+    if own := _added.get(f"{call.func.namespace}::{call.name}"):
+        return own(call)
     if call.func.namespace != "aten" or "backward" in call.name:
         return 0
     name = call.name.removesuffix("_")
@@ -87,6 +89,14 @@ def _recurrent(call: Call) -> int:
     steps = call["input"].numel() // call["input"].shape[-1]
     weights = call.bound.get("weight") or [call["weight0"], call["weight1"]]
     return int(steps * sum(weight.numel() for weight in weights if weight.dim() > 1))
+
+
+_added: dict[str, Callable[[Call], int]] = {}  # for operations of other namespaces, by their full names
+
+
+def add_multiplications(operation: str, rule: Callable[[Call], int]) -> None:
+    """Says how many multiply-accumulates an operation of another namespace than torch's has, for all rows."""
+    _added[operation] = rule
 
 
 _RULES: dict[str, Callable[[Call], int]] = {

@@ -6,13 +6,14 @@ features that enter it.
 """
 
 import re
+from collections.abc import Callable
 
 import torch
 
 from l0bayes.structure import elements, layers
 from l0bayes.structure.call import Call, Rule, freeze
 from l0bayes.structure.labelling import Labelling
-from l0bayes.structure.multiplications import multiply_accumulates
+from l0bayes.structure.multiplications import add_multiplications, multiply_accumulates
 
 
 def _names(text: str) -> list[str]:
@@ -52,39 +53,66 @@ _KINDS: tuple[tuple[list[str], Rule], ...] = (
     (_REDUCES, elements.reduce),
     (_MAKES, elements.make),
     (_OVERWRITES, elements.overwrite),
+    (["copy_"], elements.copy_into),
+    (["as_strided_"], elements.restride),
+    (["glu"], elements.glu),
+    (["roll"], elements.roll),
+    (["embedding"], elements.embedding),
+    (["native_layer_norm", "_fused_rms_norm"], layers.layer_norm),
+    (["native_group_norm"], layers.group_norm),
+    (["convolution"], layers.convolution),
+    (["addmm"], layers.addmm),
+    (["mm", "bmm"], layers.mm),
+    (["baddbmm"], layers.baddbmm),
 )
-_RULES: dict[str, Rule] = {
-    **{name: rule for names, rule in _KINDS for name in names},
-    "copy_": elements.copy_into,
-    "as_strided_": elements.restride,
-    "glu": elements.glu,
-    "roll": elements.roll,
-    "embedding": elements.embedding,
-    "native_layer_norm": layers.layer_norm,
-    "_fused_rms_norm": layers.layer_norm,
-    "native_group_norm": layers.group_norm,
-    "convolution": layers.convolution,
-    "addmm": layers.addmm,
-    "mm": layers.mm,
-    "bmm": layers.mm,
-    "baddbmm": layers.baddbmm,
-}
 _PATTERNS = ((layers.SPATIAL, layers.spatial), (_BATCH_NORM, layers.batch_norm), (_ATTENTION, layers.attention))
+
+
+_rules: dict[str, Rule] = {}
+
+
+def add_operation_rule(operation: str, rule: Rule, *, macs: Callable[[Call], int] | None = None) -> None:
+    """Says how an operation moves features.
+
+    What a rule says is tried out like everything else: :func:`~l0bayes.sparsify` runs the network with features taken
+    out and compares, so that a wrong rule leaves layers dense, and makes nothing wrong.
+
+    Args:
+        operation: its name with the namespace and without the overload, such as ``"mylib::fused_gelu"``.
+        rule: called with the labels of all tensors so far, and with the operation, its arguments and its results.
+        macs: multiply-accumulates of the operation, for all rows it is given, for namespaces other than torch's; 0 if
+            ``None``.
+
+    Raises:
+        ValueError: if the name has no namespace, or the operation has a rule.
+    """
+    if not re.fullmatch(r"\w+::\w+", operation):
+        raise ValueError(f"operation must be a name with a namespace, such as 'mylib::fused_gelu'; got {operation!r}")
+    if operation in _rules:
+        raise ValueError(f"operation: {operation!r} has a rule already")
+    _rules[operation] = rule
+    if macs is not None:
+        add_multiplications(operation, macs)
+
+
+for _operations, _rule in _KINDS:
+    for _name in _operations:
+        add_operation_rule(f"aten::{_name}", _rule)
+
+
+def _rule_of(call: Call) -> Rule:
+    known = _rules.get(f"{call.func.namespace}::{call.name}")
+    if known is None and call.func.namespace == "aten":
+        known = next((candidate for pattern, candidate in _PATTERNS if pattern.match(call.name)), None)
+    if known is None:
+        known = elements.pointwise if torch.Tag.pointwise in call.func.tags else freeze
+    return known
 
 
 def follow(flow: Labelling, call: Call) -> None:
     """Gives the results of an operation their labels; the labelling learns what meets what."""
-    if call.func.namespace != "aten":
-        freeze(flow, call)
-        return
     macs, before = multiply_accumulates(call), flow.counted
-    rule = _RULES.get(call.name)
-    for pattern, candidate in _PATTERNS:
-        if rule is None and pattern.match(call.name):
-            rule = candidate
-    if rule is None:
-        rule = elements.pointwise if torch.Tag.pointwise in call.func.tags else freeze
-    rule(flow, call)
+    _rule_of(call)(flow, call)
     left = macs - (flow.counted - before)
     if left > _ROUNDING * macs:  # whatever a rule makes of an operation, none of its work is lost
         flow.count_other(left)
