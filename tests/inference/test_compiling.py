@@ -1,12 +1,15 @@
 """Training through torch.compile: the same numbers, and only where the network keeps its shape."""
 
+import shutil
+
 import pytest
 import torch
 from drawn import fit
 from torch import nn
 from toy_problem import ROWS, blobs, loader, pair
 
-from l0bayes.inference import HardConcreteGuide, TensorBatches
+from l0bayes import inference
+from l0bayes.inference import HardConcreteGuide, Target, TensorBatches
 from l0bayes.models import MLP, Classifier, LeNet5
 
 # Dynamo's word on Python 3.13.0, whose remedy is 3.13.1.
@@ -86,3 +89,22 @@ def test_convolutions(traced):
         ends.append(model.child("net")(x).detach())
     torch.testing.assert_close(*ends, atol=1e-5, rtol=1e-4)
     assert len(traced) == 1
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # torch's own, while it compiles
+def test_inductor_trains_what_eager_trains(tmp_path, monkeypatch):
+    """The whole way: open, selecting, and finishing on the compacted network, in code that was generated and built."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.compiler.reset()
+    ends = []
+    for compiled in (False, True):
+        model, guide = pair(init_open=0.9)
+        batches = TensorBatches(*blobs(), 25, shuffle=True)
+        options = {"target": Target(0.6), "epochs": 12, "lr": 1e-2, "progress": False, "compile": compiled}
+        history = inference.fit(model, guide, batches, **options).history
+        ends.append((history, [parameter.detach().clone() for parameter in model.parameters()]))
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.tensor(ends[1][0]["elbo"]), torch.tensor(ends[0][0]["elbo"]), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(ends[1][1], ends[0][1], rtol=1e-3, atol=1e-4)
+    assert list(tmp_path.rglob("*.so"))
