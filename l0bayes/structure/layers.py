@@ -182,7 +182,7 @@ def _feature_product(flow: Labelling, left: Tensor | None, right: Tensor | None,
 
 
 def attention(flow: Labelling, call: Call) -> None:
-    """Queries, keys and values of a head are coupled, with several heads of queries where they share keys and values."""
+    """Queries, keys and values of a head are coupled, and the queries of heads that share keys and values."""
     query = flow.known(call["query"])
     key, value = (_shared_by_heads(flow.known(call[name]), query.shape[1]) for name in ("key", "value"))
     scores = flow.features.tie(flow.features.merge(query, [2, 3]), flow.features.merge(key, [2, 3]))

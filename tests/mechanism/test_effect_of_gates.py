@@ -79,7 +79,7 @@ def test_functions_that_refer_to_the_network_would_refer_to_it_in_a_compacted_on
     net = Hidden("training")
     assert len(sparsify(copy.deepcopy(net), torch.randn(4, 6)).groups) == 3
     refer(net)
-    with pytest.raises(StructureError, match=r"a copy of this Hidden uses 'fc1\.bias' of the network.*Make it a method"):
+    with pytest.raises(StructureError, match=r"a copy of this Hidden uses 'fc1\.bias' of the.*Make it a method"):
         sparsify(net, torch.randn(4, 6))
 
 
