@@ -182,8 +182,9 @@ def _feature_product(flow: Labelling, left: Tensor | None, right: Tensor | None,
 
 
 def attention(flow: Labelling, call: Call) -> None:
-    """Queries, keys and values of a head are coupled."""
-    query, key, value = (flow.known(call[name]) for name in ("query", "key", "value"))
+    """Queries, keys and values of a head are coupled, and the queries of heads that share keys and values."""
+    query = flow.known(call["query"])
+    key, value = (_shared_by_heads(flow.known(call[name]), query.shape[1]) for name in ("key", "value"))
     scores = flow.features.tie(flow.features.merge(query, [2, 3]), flow.features.merge(key, [2, 3]))
     bias = flow.labels(call.bound.get("attn_mask", call.bound.get("attn_bias")))
     if bias is not None:
@@ -192,3 +193,8 @@ def attention(flow: Labelling, call: Call) -> None:
     labels = flow.features.tie(scores, flow.features.merge(value, [2])).expand(call.first_out.shape)
     flow.count_product(labels, multiply_accumulates(call))
     flow.label(call.first_out, labels)
+
+
+def _shared_by_heads(labels: Tensor, heads: int) -> Tensor:
+    """Labels of keys or values, ``(batch, heads, length, width)``, once for each head of the queries."""
+    return labels if labels.shape[1] == heads else labels.repeat_interleave(heads // labels.shape[1], 1)

@@ -88,10 +88,24 @@ class Roles:
         except StructureError:
             raise
         except Exception as error:
-            raise StructureError(
-                f"example_input: {type(self.net).__name__} does not run on it ({error}). Pass an input of the shape "
-                "and type the network takes, with a batch dimension"
-            ) from error
+            raise StructureError(self._why_not_followed(inputs, error)) from error
+
+    @torch.no_grad()
+    def _why_not_followed(self, inputs: tuple[Any, ...], error: Exception) -> str:
+        """What is wrong: the example, or what the network does with it."""
+        kind = type(self.net).__name__
+        try:
+            with torch.random.fork_rng(devices=()):
+                self.net.eval()(*tree_map_tensors(torch.clone, inputs))
+        except Exception as plain:  # noqa: BLE001 (whatever it says, it says it without us)
+            return (
+                f"example_input: {kind} does not run on it ({plain}). Pass an input of the shape and type the network "
+                "takes, with a batch dimension"
+            )
+        return (
+            f"net: {kind} runs on the example, but not while its features are followed ({error}). Derivatives "
+            "(torch.autograd.grad, torch.func) cannot be: take them outside of the network"
+        )
 
     def _refuse_other_ways(self, sized_by_data: str | None) -> None:
         """How many rows a mask leaves may decide which layers run: then those that did not are another course."""

@@ -1,8 +1,12 @@
-"""What stays dense, told whole: each parameter has a slice under gates, or a reason why it has none."""
+"""What stays dense, told whole: each element of a parameter is under gates, or there is a reason why it is not."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
-from l0bayes.structure.groups import GateGroup, Structure
+import torch
+
+from l0bayes.structure.groups import GateGroup, Slice, Structure
 from l0bayes.structure.names import layer_of
 from l0bayes.structure.roles import Roles
 
@@ -24,20 +28,41 @@ def tell_partners(structure: Structure, before: Structure) -> Structure:
 
 
 def tell_all(structure: Structure, before: Structure, roles: Roles) -> Structure:
-    """The structure, with every parameter in the list that has no slice under gates, by its layer.
+    """The structure, with every parameter in the list that is not under gates, or in part alone, by its layer.
 
     Args:
         structure: without groups that were left dense in the end.
         before: with them.
         roles: of the features of the network.
     """
-    gated = {part.tensor for group in structure.groups for part in group.slices}
+    parts: dict[str, list[Slice]] = {}
+    for part in (part for group in structure.groups for part in group.slices):
+        parts.setdefault(part.tensor, []).append(part)
     gone = {part.tensor: _partner_of(group, why) for group, why in _gone(structure, before) for part in group.slices}
     dense = dict(structure.dense)
-    for name in structure.shapes:
-        if name not in gated and not is_told(name, structure):
-            dense.setdefault(layer_of(name), gone.get(name) or roles.why_dense(name))
+    for name, shape in structure.shapes.items():
+        left = without_gates(parts.get(name, ()), shape)
+        if left and not is_told(name, structure):
+            reason = gone.get(name) or roles.why_dense(name)
+            whole = left == shape.numel()
+            dense.setdefault(layer_of(name), reason if whole else f"{left} of {shape.numel()} in {name!r}: {reason}")
     return replace(structure, dense=dense)
+
+
+def without_gates(parts: Sequence[Slice], shape: torch.Size) -> int:
+    """How many elements of a tensor no gate decides over.
+
+    Args:
+        parts: where gates meet it.
+        shape: its shape.
+    """
+    if any(part.dim is None for part in parts):
+        return 0
+    free = [torch.ones(size, dtype=torch.bool) for size in shape]
+    for part in parts:
+        if part.dim is not None:
+            free[part.dim] &= part.gates < 0
+    return math.prod(int(one.sum()) for one in free)
 
 
 def is_told(name: str, structure: Structure) -> bool:

@@ -34,6 +34,7 @@ def compare(found: Any, wanted: Any, *, double: bool = True, largest: float | No
             torch.testing.assert_close(one, other, rtol=0, atol=atol, check_dtype=False, equal_nan=True)
 
 
+@torch.enable_grad()
 def gradients(net: nn.Module, outputs: Any) -> list[Tensor | None]:
     """Gradients of a sum of a network's outputs, each with a weight of its own, in the network's parameters."""
     terms = [

@@ -1,7 +1,7 @@
 """Does a network take its tensors from its modules, so that others can take their places?
 
 A weight that is also kept in a list, a closure or a cached view is used from there, whatever stands in the module: its
-gates would be paid for and do nothing.
+gates would be paid for and do nothing. And one that a function refers to is not even that of a copy of the network.
 """
 
 import copy
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from l0bayes.compat import TorchDispatchMode, tree_leaves, tree_map_tensors
+from l0bayes.errors import StructureError
 from l0bayes.structure.labelling import has_storage
 from l0bayes.subnetwork.tensors import tensor_of
 
@@ -25,18 +26,29 @@ def kept_elsewhere(net: nn.Module, names: Iterable[str], inputs: tuple[Any, ...]
         net: the network; a copy of it is run.
         names: of the tensors.
         inputs: arguments that it accepts.
+
+    Raises:
+        StructureError: if the copy uses the network's own parameters.
     """
     names = set(names)
     twin = copy.deepcopy(net)
-    held = {_place(tensor_of(one, name)): name for one in (net, twin) for name in names}
+    own = {_place(p): name for name, p in net.named_parameters() if has_storage(p)}
+    held = {_place(tensor_of(twin, name)): name for name in names}
     seen: set[str] = set()
+    originals: set[str] = set()
     for training in (False, True):
         others = {name: tensor_of(twin, name).detach().clone() for name in names}
         try:
-            with _Uses(held, seen):
+            with _Uses(held, seen), _Uses(own, originals):
                 functional_call(twin.train(training), others, tree_map_tensors(torch.clone, inputs), tie_weights=False)
         except Exception:  # noqa: BLE001, S112 (that it runs is the trial's business)
             continue
+    if originals:
+        raise StructureError(
+            f"net: a copy of this {type(net).__name__} uses {min(originals)!r} of the network that it was made from, "
+            "through a function that refers to it, such as a lambda or a hook. A compacted network would too. Make it "
+            "a method, which takes it from self"
+        )
     return seen
 
 

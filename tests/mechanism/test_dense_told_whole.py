@@ -11,6 +11,7 @@ from torch import nn
 from l0bayes import sparsify
 from l0bayes.errors import StructureError
 from l0bayes.structure import is_told
+from l0bayes.structure.groups import along
 
 ODD = [
     name
@@ -20,10 +21,19 @@ ODD = [
 INPUTS = {"Convolutional": torch.randn(3, 16), "Tokens": torch.randint(0, 7, (3, 4)), "ByKeyword": torch.randn(3, 6)}
 
 
+def gated(sparse, name, shape):
+    """Which elements of a parameter some gate decides over."""
+    found = torch.zeros(shape, dtype=torch.bool)
+    for part in (part for group in sparse.groups for part in group.slices if part.tensor == name):
+        found |= along(part.gates >= 0, part.dim, shape)
+    return found
+
+
 def assert_told(sparse):
-    gated = {part.tensor for group in sparse.groups for part in group.slices}
     missing = [
-        name for name, _ in sparse.net.named_parameters() if name not in gated and not is_told(name, sparse.structure)
+        name
+        for name, parameter in sparse.net.named_parameters()
+        if not (is_told(name, sparse.structure) or gated(sparse, name, parameter.shape).all())
     ]
     assert missing == []
     assert all(sparse.structure.dense.values())
@@ -100,3 +110,14 @@ def test_parameters_of_all_shapes():
     assert {"experts", "shift", "slope", "scale", "unused", "idle"} <= dense.keys()
     assert dense["idle"] == "the network does not call it"
     assert "use" in dense["unused"]
+
+
+def test_layers_of_which_a_part_has_gates_are_told_with_the_number_that_has_none():
+    def use(s, x):
+        h = s.fc1(x).relu()
+        return torch.cat((s.fc2(h), h[:, -2:]), -1)
+
+    sparse = sparsify(Network(use, fc1=nn.Linear(6, 5), fc2=nn.Linear(5, 3)), torch.randn(4, 6))
+    assert {group.name: group.size for group in sparse.groups} == {"fc1.unit": 3}
+    assert_told(sparse)
+    assert sparse.structure.dense["fc1"] == "12 of 30 in 'fc1.weight': its features leave the network"

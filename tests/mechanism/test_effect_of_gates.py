@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 (everybody's name for it)
 
 from l0bayes import sparsify
+from l0bayes.errors import StructureError
 from l0bayes.structure.groups import along
 
 
@@ -30,14 +31,10 @@ class Hidden(Layers):
             self.weights = {name: (layer.weight, layer.bias) for name, layer in zip("ab", layers, strict=True)}
         elif how == "cached attribute":
             self.weights = tuple((layer.weight.detach(), layer.bias.detach()) for layer in layers)
-        elif how == "closure":
-            self.use = lambda x: layers[1](layers[0](x).relu())
         elif how == "list of layers":
             self.layers = layers
 
     def middle(self, x):
-        if self.how == "closure":
-            return self.use(x)
         if self.how == "list of layers":
             return self.layers[1](self.layers[0](x).relu())
         if self.how == "training":
@@ -49,7 +46,7 @@ class Hidden(Layers):
         return self.fc4(self.fc3(self.middle(x).relu()).relu())
 
 
-@pytest.mark.parametrize("how", ["list", "dict", "cached attribute", "closure"])
+@pytest.mark.parametrize("how", ["list", "dict", "cached attribute"])
 def test_weights_that_are_used_from_elsewhere_have_no_gates(how):
     sparse = sparsify(Hidden(how), torch.randn(4, 6))
     assert [group.name for group in sparse.groups] == ["fc3.unit"]
@@ -62,6 +59,28 @@ def test_layers_that_are_called_from_elsewhere_may_have_them():
     sparse = sparsify(Hidden("list of layers"), torch.randn(4, 6))
     assert [group.name for group in sparse.groups] == ["fc1.unit", "fc2.unit", "fc3.unit"]
     assert_effective(sparse, torch.randn(4, 6))
+
+
+def through_a_lambda(net):
+    net.middle = lambda x: net.fc2(net.fc1(x).relu())
+
+
+def through_a_closure(net):
+    w, b, fc2 = net.fc1.weight, net.fc1.bias, net.fc2
+    net.middle = lambda x: fc2(F.linear(x, w, b).relu())
+
+
+def through_a_hook(net):
+    net.fc3.register_forward_hook(lambda _layer, _args, out: out * net.fc1.bias.mean())
+
+
+@pytest.mark.parametrize("refer", [through_a_lambda, through_a_closure, through_a_hook])
+def test_functions_that_refer_to_the_network_would_refer_to_it_in_a_compacted_one(refer):
+    net = Hidden("training")
+    assert len(sparsify(copy.deepcopy(net), torch.randn(4, 6)).groups) == 3
+    refer(net)
+    with pytest.raises(StructureError, match=r"a copy of this Hidden uses 'fc1\.bias' of the.*Make it a method"):
+        sparsify(net, torch.randn(4, 6))
 
 
 def test_what_only_training_mode_uses_from_elsewhere_counts():

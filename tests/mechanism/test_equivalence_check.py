@@ -122,6 +122,52 @@ def test_right_groups_that_agree_to_the_rounding_of_larger_numbers_keep_their_ga
     assert "fc1.unit" in [group.name for group in sparsify(Cancelling(), torch.randn(3, 6)).groups]
 
 
+class ByWidth(torch.autograd.Function):
+    """The identity, whose gradient is divided by the number of features."""
+
+    @staticmethod
+    def forward(_ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(_ctx, grad):
+        return grad / grad.shape[1]
+
+
+def by_hook(h):
+    if h.requires_grad:
+        h.register_hook(lambda grad: grad / grad.shape[1])
+    return h
+
+
+@pytest.mark.parametrize("between", [ByWidth.apply, by_hook])
+def test_gradients_that_depend_on_the_width_leave_a_layer_dense(between):
+    net = Network(
+        lambda s, x: s.fc3(s.fc2(between(s.fc1(x)).relu()).relu()),
+        fc1=nn.Linear(6, 5),
+        fc2=nn.Linear(5, 4),
+        fc3=nn.Linear(4, 2),
+    )
+    with torch.no_grad():
+        sparse = sparsify(net, torch.randn(3, 6))
+    assert [group.name for group in sparse.groups] == ["fc2.unit"]
+    assert "the gradient in 'fc1.weight' is another" in sparse.structure.dense["fc1"]
+
+
+class Once(torch.autograd.Function):
+    """Something that has no gradient."""
+
+    @staticmethod
+    def forward(_ctx, x):
+        return 2 * x
+
+
+def test_networks_that_cannot_be_trained_keep_their_gates():
+    net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+    net.register_forward_hook(lambda _net, _args, out: Once.apply(out))
+    assert [group.name for group in sparsify(net, torch.randn(3, 6)).groups] == ["0.unit"]
+
+
 # -- chance ----------------------------------------------------------------------------------------------------------
 
 

@@ -234,3 +234,16 @@ def test_grouped_queries_go_with_their_keys():
     (group,) = exactly_gated(net, tokens()).groups
     assert slices(group)["q.weight", 0] == [head for head in range(3) for _ in range(4)]
     assert slices(group)["k.weight", 0] == slices(group)["v.weight", 0] == HEADS
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_grouped_queries_of_fused_attention_go_with_their_keys(is_causal):
+    def use(s, x):
+        q, k, v = (layer(x).unflatten(-1, (-1, 2)).transpose(1, 2) for layer in (s.q, s.k, s.v))
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=is_causal, enable_gqa=True)
+        return s.out(attended.transpose(1, 2).flatten(2))
+
+    net = Network(use, q=nn.Linear(4, 12), k=nn.Linear(4, 6), v=nn.Linear(4, 6), out=nn.Linear(12, 2))
+    (group,) = exactly_gated(net, tokens()).groups
+    assert slices(group)["q.weight", 0] == [head for head in range(3) for _ in range(4)]
+    assert slices(group)["k.weight", 0] == slices(group)["v.weight", 0] == HEADS

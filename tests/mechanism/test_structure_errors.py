@@ -181,3 +181,21 @@ def test_a_refused_network_is_left_as_it_was(net):
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert all(module.training for module in net.modules())
     assert not any(module._forward_pre_hooks for module in net.modules())
+
+
+class Gradient(nn.Module):
+    """What leaves it is the gradient of an energy."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(6, 5), nn.Linear(5, 1)
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.fc2(self.fc1(x).tanh()).sum(), x, create_graph=True)[0]
+
+
+def test_a_network_that_runs_but_cannot_be_followed_is_told_from_a_wrong_example():
+    refused("net: Gradient runs on the example, but", "torch.autograd.grad", net=Gradient(), example_input=X)
+    refused("example_input: Gradient does not run on it", net=Gradient(), example_input=X[:, :3])
