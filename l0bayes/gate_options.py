@@ -140,12 +140,13 @@ def named_costs(
     return number(code_cost), gates
 
 
-def match_layers(layers: Sequence[str], gates: str | Mapping[str, Any]) -> dict[str, Any]:
+def match_layers(layers: Sequence[str], gates: str | Mapping[str, Any], others: Sequence[str] = ()) -> dict[str, Any]:
     """Assigns to each layer what the first matching pattern says.
 
     Args:
         layers: names of the network's layers.
         gates: one granularity for all layers, or a mapping from patterns of layer names (as in ``fnmatch``) to values.
+        others: names of modules that cannot have gates, and have a price.
 
     Returns:
         Layer name to value, in the network's order.
@@ -170,7 +171,7 @@ def match_layers(layers: Sequence[str], gates: str | Mapping[str, Any]) -> dict[
                 f"gates: the pattern {pattern!r} matches no layer. Layers are {', '.join(map(repr, layers))}"
             )
     found = {}
-    for layer in layers:
+    for layer in (*layers, *others):
         matching = [value for pattern, value in patterns.items() if fnmatch.fnmatchcase(layer, pattern)]
         if matching:
             found[layer] = matching[0]

@@ -9,12 +9,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from l0bayes.compat import save_with_state
-from l0bayes.layers.widths import attributes
 from l0bayes.sparse_module import SparseModule
-from l0bayes.structure import GateGroup, Slice, Structure, join_name
+from l0bayes.structure import GateGroup, Slice, Structure
 from l0bayes.structure.links import Link
-from l0bayes.structure.names import by_owner
+from l0bayes.subnetwork.resizing import place
 from l0bayes.subnetwork.selection import Selector
 from l0bayes.subnetwork.tensors import Positions, Replaced, narrow, tensor_of
 
@@ -39,19 +37,7 @@ def remove_units(sparse: SparseModule, stay: Mapping[str, Tensor]) -> tuple[Repl
     positions = Selector(net, units).positions({group.name: gates[group.name] for group in units})
     left = {group.name: _left(group, gates[group.name], positions, structure) for group in structure.groups}
     narrowed = {name: narrow(tensor_of(net, name), kept) for name, kept in positions.items()}
-    replaced: Replaced = []
-    for path, own in by_owner(narrowed).items():
-        module = net.get_submodule(path)
-        for attribute, value in attributes(module, {name: new.shape for name, new in own.items()}).items():
-            setattr(module, attribute, value)
-        for attribute, value in own.items():
-            name = join_name(path, attribute)
-            old, new = tensor_of(net, name), value
-            save_with_state(module, attribute)  # a fresh network has it at full size
-            if isinstance(old, nn.Parameter):
-                new = nn.Parameter(value, requires_grad=old.requires_grad)
-                replaced.append((old, new, positions[name]))
-            setattr(module, attribute, new)
+    replaced: Replaced = [(old, new, positions[name]) for name, (old, new) in place(net, narrowed).items()]
     replaced += _narrow_deviations(sparse.child("log_sd"), positions)
     sparse.restructure(_narrowed(structure, positions, left), left)
     return replaced, left

@@ -19,6 +19,7 @@ from l0bayes.subnetwork.chance import chance_kept
 from l0bayes.subnetwork.compacted import compact_network
 from l0bayes.subnetwork.equivalence import keep_the_input_in_sight, leave_out_what_differs, refuse_recomputation
 from l0bayes.subnetwork.noisy_weights import read_once
+from l0bayes.subnetwork.trial import Trial
 from l0bayes.threads import one_thread
 
 _PAPER = 0.1  # nats per parameter: λ = 0.1/N on the mean loss (§4.1)
@@ -101,17 +102,19 @@ def sparsify(
     ):
         roles = Roles(net, inputs)
     layers = roles.layers()
-    options = {layer: read_options(layer, value, default) for layer, value in match_layers(layers, gates).items()}
-    structure = Finder(roles).structure({layer: Request(o.gates, o.min_units) for layer, o in options.items()})
-    owners = dict.fromkeys([*layers, *map(layer_of, structure.shapes)])  # norms and the like have a price too
-    options = {name: read_options(name, value, default) for name, value in match_layers(list(owners), gates).items()}
+    names = map(layer_of, dict(roles.net.named_parameters()))  # norms and the like have a price too
+    asked = match_layers(layers, gates, [name for name in dict.fromkeys(names) if name not in layers])
+    options = {name: read_options(name, value, default) for name, value in asked.items()}
+    wanted = {layer: options[layer] for layer in layers if layer in options}
+    structure = Finder(roles).structure({layer: Request(o.gates, o.min_units) for layer, o in wanted.items()})
     device = next(net.parameters()).device.type
     with one_thread("sparsify"), torch.autocast(device, enabled=False), chance_kept(net):
         refuse_recomputation(net, inputs)
-        found, structure = structure, leave_out_what_differs(net, structure, inputs)
+        trial = Trial(net, inputs)
+        found, structure = structure, leave_out_what_differs(trial, net, structure, inputs)
         by_default = {g.name for g in structure.groups if g.kind == "unit" and options[g.layer].min_units is None}
         vanishing = {group.name for group in structure.groups if group.name in by_default and group.min_units == 0}
-        structure = keep_the_input_in_sight(net, structure, inputs, vanishing)
+        structure = keep_the_input_in_sight(trial, structure, vanishing)
     structure = tell_partners(structure, found)
     _refuse_dense(structure, gates)
     structure = tell_all(structure, found, roles)

@@ -9,7 +9,7 @@ from l0bayes.copying import copied
 from l0bayes.layers.select_inputs import can_select
 from l0bayes.structure import GateGroup, join_name
 from l0bayes.structure.names import shared_parameters
-from l0bayes.subnetwork.resizing import resize, tie
+from l0bayes.subnetwork.resizing import place, select_inputs, tie
 from l0bayes.subnetwork.selection import Selector
 from l0bayes.subnetwork.tensors import Positions, tensor_of
 
@@ -43,11 +43,10 @@ def compact_with_positions(
     selection = selector(net, gates)
     tensors = dict(selection.tensors)
     tensors |= {join_name(layer, "index"): keep for layer, (keep, _) in selection.features.items()}
-    small = resize(copied(net), {name: tensor.shape for name, tensor in tensors.items()})
+    small = select_inputs(copied(net), tensors)
+    place(small, tensors)
     for layer, (_, given) in selection.features.items():
         small.get_submodule(layer).given_features = given  # type: ignore[assignment]
-    for name, tensor in tensors.items():
-        tensor_of(small, name).copy_(tensor)
     for names in set(shared_parameters(net).values()):
         values = [tensor_of(small, name) for name in names]
         if all(torch.equal(value, values[0]) for value in values):  # gates may have left them different

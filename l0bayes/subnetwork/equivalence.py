@@ -18,10 +18,11 @@ from l0bayes.subnetwork.replacing import kept_elsewhere
 from l0bayes.subnetwork.trial import Trial
 
 
-def leave_out_what_differs(net: nn.Module, structure: Structure, inputs: tuple[Any, ...]) -> Structure:
+def leave_out_what_differs(trial: Trial, net: nn.Module, structure: Structure, inputs: tuple[Any, ...]) -> Structure:
     """The structure without the groups with which masked and removed features give different outputs.
 
     Args:
+        trial: of the network.
         net: the network; a copy of it is run.
         structure: its gate groups.
         inputs: an example of its arguments.
@@ -34,7 +35,6 @@ def leave_out_what_differs(net: nn.Module, structure: Structure, inputs: tuple[A
     """
     bad = _used_from_elsewhere(net, structure, inputs)
     good: list[GateGroup] = [group for group in structure.groups if group.name not in bad]
-    trial = Trial(net, inputs)
     if (what := trial.chance()) is not None:
         raise StructureError(
             f"net: {what} gives something else each time it runs, and not by one of torch's random functions, which "
@@ -103,15 +103,12 @@ def refuse_recomputation(net: nn.Module, inputs: tuple[Any, ...]) -> None:
         )
 
 
-def keep_the_input_in_sight(
-    net: nn.Module, structure: Structure, inputs: tuple[Any, ...], names: set[str]
-) -> Structure:
+def keep_the_input_in_sight(trial: Trial, structure: Structure, names: set[str]) -> Structure:
     """Groups without which the output no longer depends on the input keep a unit.
 
     Args:
-        net: the network; a copy of it is run.
+        trial: of the network.
         structure: its gate groups.
-        inputs: an example of its arguments.
         names: groups that may vanish as far as their surroundings tell.
 
     Returns:
@@ -120,6 +117,6 @@ def keep_the_input_in_sight(
     if not names:
         return structure
     ordered = [group.name for group in structure.groups if group.name in names]
-    blind = Trial(net, inputs, exact=False).blind_without(structure.groups, ordered)
+    blind = trial.blind_without(structure.groups, ordered)
     groups = tuple(replace(g, min_units=1) if g.name in blind else g for g in structure.groups)
     return replace(structure, groups=groups)

@@ -1,11 +1,11 @@
 """Gives the tensors of a network other shapes, with the attributes by which its layers state how wide they are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from l0bayes.compat import own_modules, own_parameters, save_with_state
+from l0bayes.compat import own_modules, save_with_state
 from l0bayes.layers.select_inputs import can_select, selecting, unfused
 from l0bayes.layers.widths import attributes
 from l0bayes.structure import join_name
@@ -34,35 +34,60 @@ def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> nn.Module:
     Raises:
         ValueError: if a name or a number of dimensions does not fit the network.
     """
-    for name in shapes:
+    net = select_inputs(net, shapes)
+    state = dict(net.named_parameters(remove_duplicate=False)) | dict(net.named_buffers(remove_duplicate=False))
+    for name, shape in shapes.items():
+        if name not in state or state[name].dim() != len(shape):
+            raise ValueError(f"{type(net).__name__} has no tensor {name} of {len(shape)} dimensions")
+    same = {name: state[name].shape == torch.Size(shape) for name, shape in shapes.items()}
+    place(net, {name: state[name] if same[name] else state[name].new_zeros(shape) for name, shape in shapes.items()})
+    return net
+
+
+def select_inputs(net: nn.Module, names: Iterable[str]) -> nn.Module:
+    """Makes layers select their inputs, in place, if an ``index`` is among names of tensors that they do not have.
+
+    Returns:
+        ``net``, or what replaced it if it is itself such a layer.
+    """
+    for name in names:
         path, _, tensor = name.rpartition(".")
         if tensor == "index" and can_select(layer := net.get_submodule(path)):
             net = _replace(net, layer, selecting(layer))
             for module, attribute, value in unfused(net, path):
                 setattr(module, attribute, value)
-    state = dict(net.named_parameters(remove_duplicate=False)) | dict(net.named_buffers(remove_duplicate=False))
-    for name, shape in shapes.items():
-        if name not in state or state[name].dim() != len(shape):
-            raise ValueError(f"{type(net).__name__} has no tensor {name} of {len(shape)} dimensions")
-    for path, own in by_owner({name: torch.Size(shape) for name, shape in shapes.items()}).items():
-        owner = net.get_submodule(path)
-        changed = {name: shape for name, shape in own.items() if shape != state[join_name(path, name)].shape}
-        for attribute, value in attributes(owner, changed).items():
-            setattr(owner, attribute, value)
-        for attribute, shape in own.items():
-            _reshape(owner, attribute, shape)
     return net
 
 
-def _reshape(owner: nn.Module, attribute: str, shape: torch.Size) -> None:
-    old = own_parameters(owner).get(attribute)  # None: it is a buffer
-    value = tensor_of(owner, attribute).detach()
-    # A tensor of its own even where the shape stays: tied ones may differ after selection.
-    new = value.clone() if value.shape == shape else value.new_zeros(shape)
-    new = laid_out_as(value, new)
-    if value.shape != shape:
-        save_with_state(owner, attribute)  # a fresh network has it at full size
-    setattr(owner, attribute, new if old is None else nn.Parameter(new, requires_grad=old.requires_grad))
+@torch.no_grad()
+def place(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
+    """Puts copies of tensors, perhaps of other shapes, in the places of a network's own.
+
+    With them go the attributes by which its layers state how wide they are.
+
+    Args:
+        net: the network.
+        tensors: name of a parameter or buffer to the tensor.
+
+    Returns:
+        Name of each parameter to the one before and the new one.
+    """
+    replaced = {}
+    for path, own in by_owner(tensors).items():
+        owner = net.get_submodule(path)
+        changed = {name: value.shape for name, value in own.items() if value.shape != tensor_of(owner, name).shape}
+        for attribute, stated in attributes(owner, changed).items():
+            setattr(owner, attribute, stated)
+        for name, value in own.items():
+            old = tensor_of(owner, name)
+            if name in changed:
+                save_with_state(owner, name)  # a fresh network has it at full size
+            new: Tensor = laid_out_as(old, value.detach().to(old)).clone()
+            if isinstance(old, nn.Parameter):
+                new = nn.Parameter(new, requires_grad=old.requires_grad)
+                replaced[join_name(path, name)] = (old, new)
+            setattr(owner, name, new)
+    return replaced
 
 
 def _replace(net: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:

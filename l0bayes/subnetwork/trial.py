@@ -1,10 +1,11 @@
 """A trial of a structure: a copy of the network with random weights, run masked and narrowed for telling gates."""
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from l0bayes.subnetwork.comparing import FewerDigits, LargestNumber, compare, co
 from l0bayes.subnetwork.masked import masked_forward, multiplied
 from l0bayes.subnetwork.running import run_subnetwork
 from l0bayes.subnetwork.selection import Selector
+
+_Item = TypeVar("_Item")
 
 
 def _early_closed(size: int) -> Tensor:
@@ -52,6 +55,19 @@ class Case:
     gradients: bool = False
 
 
+def _halves(of: Sequence[_Item]) -> tuple[Sequence[_Item], Sequence[_Item]]:
+    middle = len(of) // 2
+    return of[:middle], of[middle:]
+
+
+def _by_kind(groups: Sequence[GateGroup]) -> list[list[GateGroup]]:
+    """Groups of layers that are named alike but for numbers, which most often are built alike."""
+    kinds: dict[str, list[GateGroup]] = {}
+    for group in groups:
+        kinds.setdefault(re.sub(r"\d+", "", group.name), []).append(group)
+    return list(kinds.values())
+
+
 def _another(x: Tensor) -> Tensor:
     """An input of the same kind with other values."""
     return x + torch.linspace(0.5, 1, x.numel()).reshape(x.shape).to(x) if x.is_floating_point() else x.flip(-1)
@@ -63,18 +79,16 @@ class Trial:
     Args:
         net: the network.
         inputs: an example of its arguments.
-        exact: whether it runs in float64 if it can.
     """
 
-    def __init__(self, net: nn.Module, inputs: tuple[Any, ...], *, exact: bool = True) -> None:
+    def __init__(self, net: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._net, self._inputs = copy.deepcopy(net).eval(), inputs
         drop_nothing(self._net)
         self._double = False
         self._known: tuple[Any, Any] = (None, None)  # outputs of the masked network, and what they were computed for
         self._selector: tuple[Any, Any] = (None, None)  # and the names of the groups that it is for
-        self._trains = self._choose_rows(training=exact)
-        if exact:
-            self._turn_to_double()
+        self._trains = self._choose_rows()
+        self._turn_to_double()
         self._randomise()
 
     @torch.no_grad()
@@ -91,8 +105,8 @@ class Trial:
             elif name.endswith("running_mean"):
                 tensor.copy_(noise)
 
-    def _choose_rows(self, *, training: bool) -> bool:
-        """Chooses the fewest rows that tell all; whether the network runs on them in training mode too, if asked.
+    def _choose_rows(self) -> bool:
+        """Chooses the fewest rows that tell all; whether the network runs on them in training mode too.
 
         One image tells as much as many, but for networks that need several rows, as batch norm in training does.
         """
@@ -103,8 +117,8 @@ class Trial:
         if all(isinstance(x, Tensor) and x.dim() > 0 and len(x) == 1 for x in given):
             choices.append(tree_map_tensors(lambda x: torch.cat((x, _another(x))), given))
         for self._inputs in choices:
-            if self._runs(training=False) and (not training or self._runs(training=True)):
-                return training
+            if self._runs(training=False) and self._runs(training=True):
+                return True
         self._inputs = given
         self._runs(training=False, strict=True)
         return False
@@ -201,17 +215,25 @@ class Trial:
         yield Case(_early_closed, training=True, compacted=True)
 
     def sort(self, case: Case, groups: Sequence[GateGroup], good: list[GateGroup], bad: dict[str, str]) -> None:
-        """Puts each group where it belongs, by halves: most networks need one look."""
+        """Puts each group where it belongs: most networks need one look.
+
+        Otherwise kind by kind, and by halves: what is written in for one layer is for those that are built alike. Where
+        the first of a kind differs, the others are looked at one by one, since they most often do too.
+        """
         reason = self._difference(case, [*good, *groups], alone=len(groups) == 1) if groups else None
         if reason is None:
             good.extend(groups)
         elif len(groups) == 1:
             how = "compacted" if case.compacted else "with its closed features removed"
             bad[groups[0].name] = f"{how} the network does not compute the same: {reason}"
+        elif len(kinds := _by_kind(groups)) > 1:
+            for half in _halves(kinds):
+                self.sort(case, [group for kind in half for group in kind], good, bad)
         else:
-            middle = len(groups) // 2
-            self.sort(case, groups[:middle], good, bad)
-            self.sort(case, groups[middle:], good, bad)
+            first, *rest = groups
+            self.sort(case, [first], good, bad)
+            for part in [[one] for one in rest] if first.name in bad else _halves(rest):
+                self.sort(case, part, good, bad)
 
     def _in_mode(self, case: Case) -> nn.Module:
         """The network; in training mode a fresh copy, since each run changes what it keeps from batch to batch."""
