@@ -45,7 +45,8 @@ def gradients(net: nn.Module, outputs: Any) -> list[Tensor | None]:
     parameters = [p for p in net.parameters() if p.requires_grad]
     if not terms:
         return [None] * len(parameters)
-    return list(torch.autograd.grad(torch.stack(terms).sum(), parameters, allow_unused=True))
+    found = torch.autograd.grad(torch.stack(terms).sum(), parameters, allow_unused=True)
+    return [g.to_dense() if g is not None and g.layout != torch.strided else g for g in found]
 
 
 def compare_gradients(net: nn.Module, found: list[Tensor | None], wanted: list[Tensor | None]) -> None:
