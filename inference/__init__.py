@@ -5,7 +5,8 @@ from l0bayes.inference.guide.hard_concrete_guide import HardConcreteGuide
 from l0bayes.inference.objective.elbo import ClosedFormKL_ELBO
 from l0bayes.inference.prediction.evaluate import evaluate
 from l0bayes.inference.prediction.predict import predict
-from l0bayes.inference.regression.inclusion import InclusionPosterior, infer_inclusion
+from l0bayes.inference.regression.inclusion import infer_inclusion
+from l0bayes.inference.regression.inclusion_posterior import InclusionPosterior
 from l0bayes.inference.size.shrink import shrink
 from l0bayes.inference.size.target import Target
 from l0bayes.inference.storage.save_load import load, save

@@ -49,7 +49,7 @@ class Collapsed(ABC):
         with torch.no_grad():
             parts = model.parts()
             self.x, self.y, self.gate_of = parts.x, parts.y, parts.gate_of
-            self.precision = (model.scale("slab") * parts.spread).square().reciprocal()
+            self.precision = model.slab_deviation().square().reciprocal()
             self.prior = SetPrior(parts.inclusion, len(model.groups))
         self.unit = torch.eye(self.x.shape[1], dtype=self.x.dtype)
 

@@ -1,8 +1,8 @@
 """The exact posterior over all 2^p subsets of predictors of a linear regression: the truth to compare guides with.
 
-Three settings: a normal slab and noise of known scales; Zellner's g-prior with unknown noise (Liang et al. 2008, JASA
-103, §2.1); and the BIC approximation (Raftery 1995). In each the intercept has a flat prior, that is, all columns are
-centred.
+Three settings: a normal slab and noise, each of a known scale or with its scale integrated out; Zellner's g-prior with
+unknown noise (Liang et al. 2008, JASA 103, §2.1); and the BIC approximation (Raftery 1995). In each the intercept has a
+flat prior, that is, all columns are centred.
 """
 
 import math
@@ -18,8 +18,12 @@ from torch import Tensor
 from l0bayes.arguments import checked
 from l0bayes.distributions.prior_inclusion import read_inclusion
 from l0bayes.errors import DataError
+from l0bayes.models.averaged import Averaged
+from l0bayes.models.enumeration import enumerate_sets
+from l0bayes.models.model_average import ModelAverage, average_of
 from l0bayes.models.regression_data import RegressionData, read_regression_data
 from l0bayes.models.set_prior import SetPrior
+from l0bayes.models.unknown_scales import given_slab, relative_slab
 
 SlabPrior = Literal["normal", "g", "bic"]
 
@@ -28,8 +32,8 @@ _CHUNK = 2**14  # models at a time
 _RANK = 1e-10  # smallest eigenvalue of a correlation matrix that counts as full rank
 
 
-@dataclass(frozen=True)
-class ExactPosterior:
+@dataclass(frozen=True, repr=False)
+class ExactPosterior(Averaged):
     """What enumeration found.
 
     Attributes:
@@ -40,6 +44,8 @@ class ExactPosterior:
         log_evidence: of the data under the prior over models, in nats; for ``"g"`` and ``"bic"`` relative to the model
             without predictors.
         log_probs: log-probabilities of all 2^p models; predictor j is in model m if bit j of m is set.
+        sd: posterior standard deviations of the coefficients; ``None`` for ``"g"`` and ``"bic"``.
+        average: the models behind summaries, predictions and draws; ``None`` for ``"g"`` and ``"bic"``.
     """
 
     names: tuple[str, ...]
@@ -48,6 +54,29 @@ class ExactPosterior:
     sizes: np.ndarray
     log_evidence: float
     log_probs: np.ndarray
+    sd: np.ndarray | None = None
+    average: ModelAverage | None = None
+
+    @property
+    def groups(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The predictors: each has a gate of its own."""
+        return self.names
+
+    @property
+    def how(self) -> str:
+        """In words."""
+        return "exact_posterior" if self.average is not None else "exact_posterior with prior='g' or 'bic'"
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row a predictor: ``name``, ``group``, ``inclusion``, ``mcse``, 0, ``mean`` and ``sd`` of coefficients."""
+        table = pd.DataFrame({"name": self.names, "group": self.names, "inclusion": self.inclusion, "mcse": 0.0})
+        return table.assign(mean=self.mean, sd=np.nan if self.sd is None else self.sd)
+
+    @property
+    def moments(self) -> pd.DataFrame:
+        """The table."""
+        return self.table
 
     def top_models(self, number: int = 10) -> pd.DataFrame:
         """The most probable models: columns ``predictors`` (their names), ``size`` and ``probability``."""
@@ -56,26 +85,25 @@ class ExactPosterior:
         probs = np.exp(self.log_probs[best])
         return pd.DataFrame({"predictors": inside, "size": [len(names) for names in inside], "probability": probs})
 
-    @property
-    def median_model(self) -> list[str]:
-        """Predictors with probability of at least one half (Barbieri and Berger 2004, Annals of Statistics 32)."""
-        return [name for name, prob in zip(self.names, self.inclusion, strict=True) if prob >= 0.5]  # noqa: PLR2004
-
     def group_inclusion(self, predictors: Sequence[str]) -> float:
         """Probability that at least one of some predictors is in the model, such as of correlated ones.
 
         Raises:
             ValueError: if one is unknown.
         """
-        if unknown := [name for name in predictors if name not in self.names]:
-            raise ValueError(f"predictors: {unknown[0]!r} is none of {', '.join(self.names)}")
-        bits = sum(1 << self.names.index(name) for name in set(predictors))
+        bits = sum(1 << number for number in self._numbers("predictors", predictors))
         without = np.arange(len(self.log_probs)) & bits == 0
         return float(1 - np.exp(self.log_probs[without]).sum())
 
 
 @checked
-def exact_inclusion(X: Any, y: Any, noise_scale: float, slab_scale: float, inclusion: Any = 0.5) -> np.ndarray:  # noqa: N803
+def exact_inclusion(
+    X: Any,  # noqa: N803
+    y: Any,
+    noise_scale: float | None = None,
+    slab_scale: float | None = None,
+    inclusion: Any = 0.5,
+) -> np.ndarray:
     """Posterior inclusion probabilities under a normal slab, of shape ``(p,)``; see :func:`exact_posterior`."""
     return exact_posterior(X, y, noise_scale, slab_scale, inclusion).inclusion
 
@@ -96,8 +124,12 @@ def exact_posterior(
     Args:
         X: predictors, of shape ``(n, p)``, p ≤ 20: an array, a tensor or a data frame.
         y: responses, of shape ``(n,)``.
-        noise_scale: standard deviation of the noise, for ``prior="normal"``.
-        slab_scale: prior standard deviation of a coefficient that is there, for ``prior="normal"``.
+        noise_scale: standard deviation of the noise, for ``prior="normal"``; integrated out, with the reference prior
+            1/σ², if ``None``.
+        slab_scale: prior standard deviation of a coefficient that is there, for ``prior="normal"``, in the units of
+            ``X`` and ``y``. If ``None`` it is relative to the noise and to each column's standard deviation s_j,
+            v σ² / s_j² with v ~ IG(1/2, 1/2) integrated out: a Cauchy with scale σ / s_j for each coefficient, after
+            Zellner and Siow, see :func:`~l0bayes.models.unknown_scales.relative_slab`. It has no units.
         inclusion: prior probability that a predictor is in the model, one for all or one for each; or a
             ``Beta`` distribution, which that one probability then has.
         prior: of the coefficients that are there: ``"normal"``; ``"g"``, Zellner's; or ``"bic"``, none but BIC in place
@@ -105,7 +137,7 @@ def exact_posterior(
         g: of Zellner's prior, > 0; n if ``None``.
 
     Returns:
-        The posterior.
+        The posterior. Under ``prior="normal"`` it offers all that the result of ``infer_inclusion`` does.
 
     Raises:
         DataError: if the data are not finite, shapes differ, a column is constant, p > 20; or, for ``"g"`` and
@@ -118,19 +150,34 @@ def exact_posterior(
         raise DataError(f"X has {p} columns, and 2^{p} models are too many; enumerate at most {MOST_PREDICTORS}")
     if prior not in get_args(SlabPrior):
         raise ValueError(f"prior must be one of {', '.join(get_args(SlabPrior))}; got {prior!r}")
-    if prior == "normal":
-        marginal: Any = _NormalSlab(data, _positive("noise_scale", noise_scale), _positive("slab_scale", slab_scale))
-    else:
-        if noise_scale is not None or slab_scale is not None:
-            raise ValueError(f"noise_scale and slab_scale are for prior='normal'; prior={prior!r} has neither")
-        marginal = _Explained(data, prior, float(len(data.y)) if g is None else _positive("g", g))
     prior_of = SetPrior(read_inclusion(inclusion, None, p), p)
+    if prior == "normal":
+        return _with_normal_slab(
+            data, _positive("noise_scale", noise_scale), _positive("slab_scale", slab_scale), prior_of
+        )
+    if noise_scale is not None or slab_scale is not None:
+        raise ValueError(f"noise_scale and slab_scale are for prior='normal'; prior={prior!r} has neither")
+    marginal = _Explained(data, prior, _positive("g", g) or float(len(data.y)))
     log_probs, coefficients = [], []
     for inside in _subsets(p):
         log_marginal, mean = marginal.of(inside)
         log_probs.append(log_marginal + prior_of.log_prob(inside))
         coefficients.append(mean)
     return _summed(data.names, torch.cat(log_probs), coefficients, p)
+
+
+def _with_normal_slab(data: RegressionData, noise: float | None, slab: float | None, prior: SetPrior) -> ExactPosterior:
+    x, y = data.x.numpy(), data.y.numpy()
+    if not y.any():
+        raise DataError("y is constant; there is nothing to explain")
+    scales = relative_slab(x, y, noise) if slab is None else given_slab(x, y, noise, np.full(x.shape[1], slab))
+    found = enumerate_sets(scales, prior, np.arange(x.shape[1]))
+    mean = found.mean * scales.units
+    sd = np.sqrt(np.maximum(found.second - found.mean**2, 0)) * scales.units
+    average = average_of(found, data, groups=data.names, gate_of=np.arange(x.shape[1]), scales=scales, prior=prior)
+    return ExactPosterior(
+        data.names, found.inclusion, mean, found.sizes, found.log_evidence, found.log_probs, sd, average
+    )
 
 
 def _summed(names: tuple[str, ...], joint: Tensor, coefficients: list[Tensor], p: int) -> ExactPosterior:
@@ -152,34 +199,10 @@ def _subsets(p: int) -> Iterator[Tensor]:
         yield (models[:, None] >> bits & 1).double()
 
 
-def _positive(name: str, value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+def _positive(name: str, value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
         raise ValueError(f"{name} must be a finite number > 0; got {value!r}")
-    return float(value)
-
-
-class _NormalSlab:
-    """Marginal likelihoods with noise N(0, s²) and slab N(0, τ²): y ~ N(0, s² I + τ² X_γ X_γᵀ), centred."""
-
-    def __init__(self, data: RegressionData, noise_scale: float, slab_scale: float) -> None:
-        n, p = data.x.shape
-        self._ratio = slab_scale / noise_scale
-        self._gram = (self._ratio**2) * data.x.T @ data.x
-        self._moment = self._ratio / noise_scale * data.x.T @ data.y
-        self._unit = torch.eye(p, dtype=torch.float64)
-        self._slab_scale = slab_scale
-        # The flat intercept takes one of the n directions.
-        self._null = -0.5 * (n - 1) * math.log(2 * math.pi * noise_scale**2) - 0.5 * math.log(n)
-        self._null -= 0.5 * float(data.y @ data.y) / noise_scale**2
-
-    def of(self, inside: Tensor) -> tuple[Tensor, Tensor]:
-        """Log marginal likelihoods and posterior means; what is not inside is a unit vector in the matrix."""
-        matrix = self._unit + inside[:, :, None] * self._gram * inside[:, None, :]
-        factor = torch.linalg.cholesky(matrix)
-        moment = inside * self._moment
-        solved = torch.cholesky_solve(moment[:, :, None], factor)[:, :, 0]
-        log_det = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
-        return self._null - 0.5 * log_det + 0.5 * (moment * solved).sum(1), self._slab_scale * solved
+    return None if value is None else float(value)
 
 
 class _Explained:

@@ -1,5 +1,6 @@
 """Predictors and responses of a regression: read from whatever they come in, checked, and centred."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.distributions import Beta
 
 from l0bayes.errors import DataError
 
@@ -32,21 +34,44 @@ class RegressionData:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a regression consists of inside, in float64.
+
+    Attributes:
+        x: centred and scaled columns, of shape ``(n, p)``.
+        y: responses as given.
+        x_mean: means of the columns.
+        spread: their standard deviations.
+        gate_of: for each column the number of its gate.
+        inclusion: prior probabilities of the gates, or the Beta prior of the one that all share.
+    """
+
+    x: Tensor
+    y: Tensor
+    x_mean: Tensor
+    spread: Tensor
+    gate_of: Tensor
+    inclusion: Tensor | Beta
+
+
 def read_regression_data(X: Any, y: Any) -> RegressionData:  # noqa: N803
     """Reads and checks data.
 
     Args:
         X: predictors, of shape ``(n, p)``: an array, a tensor or a data frame, whose columns have names.
-        y: responses, of shape ``(n,)``.
+        y: responses, of shape ``(n,)``. A series beside a data frame goes by its index, in whatever order it is.
 
     Returns:
         The data, centred.
 
     Raises:
-        DataError: if they are not numbers, not finite, of shapes that do not go together, or a column is constant.
+        DataError: if they are not numbers, not finite, of shapes that do not go together, or a column is constant; or
+            if the indices of ``X`` and ``y`` differ.
     """
+    y = _aligned(X, y)
     names = tuple(map(str, X.columns)) if isinstance(X, pd.DataFrame) else None
-    x, response = _floats("X", X), _floats("y", y)
+    x, response = read_numbers("X", X), read_numbers("y", y)
     if x.dim() != 2 or 0 in x.shape:  # noqa: PLR2004
         raise DataError(f"X must be of shape (rows, predictors), with at least one of each; got {tuple(x.shape)}")
     if response.shape != x.shape[:1]:
@@ -63,7 +88,30 @@ def read_regression_data(X: Any, y: Any) -> RegressionData:  # noqa: N803
     return RegressionData(centred, response - response.mean(), means, float(response.mean()), names)
 
 
-def _floats(name: str, values: Any) -> Tensor:
+def _aligned(x: Any, y: Any) -> Any:
+    """The responses in the order of the rows, where both have an index."""
+    if not isinstance(x, pd.DataFrame) or not isinstance(y, pd.Series) or len(x) != len(y) or x.index.equals(y.index):
+        return y
+    by_position = "To go by position, pass y.to_numpy()"
+    if not (x.index.is_unique and y.index.is_unique):
+        raise DataError(f"y: its index differs from that of X, and labels occur more than once. {by_position}")
+    if len(missing := x.index.difference(y.index)):
+        raise DataError(
+            f"y: its index lacks {missing[0]!r}, a row of X. Align them, as by y.loc[X.index]. {by_position}"
+        )
+    return y.loc[x.index]
+
+
+def read_numbers(name: str, values: Any) -> Tensor:
+    """Finite numbers in float64 from whatever they come in.
+
+    Args:
+        name: of the argument.
+        values: an array, a tensor, a data frame.
+
+    Raises:
+        DataError: if they are none.
+    """
     try:
         array = np.array(values.detach().cpu().numpy() if isinstance(values, Tensor) else values, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -72,3 +120,26 @@ def _floats(name: str, values: Any) -> Tensor:
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise DataError(f"{name} must be finite; {array[where]} at {where}. Remove those rows or impute them")
     return torch.as_tensor(array)
+
+
+def check_response(data: RegressionData, likelihood: str) -> None:
+    """Raises :class:`~l0bayes.errors.DataError` unless the responses suit the likelihood."""
+    y = data.y + data.y_mean
+    rounded = y.round()
+    whole = bool(((y - rounded).abs() < 1e-9).all())  # noqa: PLR2004 (they were centred)
+    if likelihood == "gaussian" and float(data.y.abs().max()) == 0:
+        raise DataError("y is constant; there is nothing to explain")
+    if likelihood == "bernoulli" and not (whole and set(rounded.tolist()) == {0.0, 1.0}):
+        raise DataError("y must hold 0 and 1, and both, for likelihood='bernoulli'. Code two classes so")
+    if likelihood == "poisson" and not (whole and float(rounded.min()) >= 0 and float(rounded.max()) > 0):
+        raise DataError("y must hold counts, 0, 1, 2, … and not only 0, for likelihood='poisson'")
+
+
+def read_groups(names: Sequence[str], groups: Sequence[Any] | None) -> tuple[tuple[str, ...], Tensor]:
+    """Names of the groups, and for each column the number of its group."""
+    if groups is None:
+        return tuple(names), torch.arange(len(names))
+    if isinstance(groups, Mapping | str) or len(groups) != len(names):
+        raise ValueError(f"groups must name a group for each of the {len(names)} columns; got {groups!r}")
+    known = tuple(dict.fromkeys(map(str, groups)))
+    return known, torch.tensor([known.index(str(group)) for group in groups])

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -19,54 +18,49 @@ from l0bayes.checks import check_inputs
 from l0bayes.distributions import SpikeAndSlabPrior
 from l0bayes.distributions.prior_inclusion import read_inclusion
 from l0bayes.errors import DataError
-from l0bayes.models.regression_data import RegressionData, read_regression_data
+from l0bayes.models.regression_data import (
+    Parts,
+    RegressionData,
+    check_response,
+    read_groups,
+    read_regression_data,
+)
 from l0bayes.owned_module import OwnedModule
 
 LikelihoodName = Literal["gaussian", "bernoulli", "poisson"]
+SlabName = Literal["zellner-siow", "unit-information", "learned"]
 
 _DRAWS = 20_000  # for intervals
 _LARGEST_RATE = 30.0  # log of a Poisson mean, beyond which a draw would overflow
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a regression consists of inside, in float64.
-
-    Attributes:
-        x: centred and scaled columns, of shape ``(n, p)``.
-        y: responses as given.
-        x_mean: means of the columns.
-        spread: their standard deviations.
-        gate_of: for each column the number of its gate.
-        inclusion: prior probabilities of the gates, or the Beta prior of the one that all share.
-    """
-
-    x: Tensor
-    y: Tensor
-    x_mean: Tensor
-    spread: Tensor
-    gate_of: Tensor
-    inclusion: Tensor | Beta
-
-
 class SpikeSlabRegression(OwnedModule):
     """A regression each of whose coefficients is there or not: y ~ f(intercept + Σ z_g(j) β_j x_j).
 
-    Gates z_g ~ Bernoulli(inclusion), site ``"gate"``; coefficients β_j ~ N(0, slab_scale²), site ``"slab"``. A guide
+    Gates z_g ~ Bernoulli(inclusion), site ``"gate"``; coefficients β_j ~ N(0, τ_j²), site ``"slab"``. A guide
     that is told by ``infer={"gate": …}`` which gate a coefficient hangs on, as
     :class:`~l0bayes.inference.HardConcreteGuide` is, weights the KL of the coefficient by P(z ≠ 0): what is not there
     keeps its prior, and costs nothing. So the code cost of each coefficient is learned with it.
 
-    Columns are centred and scaled inside, so that any units train alike; ``slab_scale`` and what :meth:`coefficients`
-    reports are in the units of ``X`` and ``y``. The intercept has a flat prior; for ``"gaussian"`` all is centred
-    instead, as in :func:`~l0bayes.models.exact_posterior`.
+    By default the slab has no units: τ_j = √v σ / s_j, with s_j the standard deviation of a column and σ of the noise.
+    v = 1 says as much as one datum would (Kass and Wasserman 1995, JASA 90); unknown, v ~ IG(1/2, 1/2), it makes each
+    coefficient Cauchy with scale σ / s_j, after Zellner and Siow (1980), see
+    :func:`~l0bayes.models.unknown_scales.relative_slab`. ``infer_inclusion`` integrates v and σ out; a guide learns
+    them, as points. Columns are centred and scaled inside, so that any units train alike; a ``slab_scale`` that is
+    given, and what :meth:`coefficients` reports, are in the units of ``X`` and ``y``. The intercept has a flat prior;
+    for ``"gaussian"`` all is centred instead, as in :func:`~l0bayes.models.exact_posterior`.
 
     Args:
         X: predictors, of shape ``(n, p)``: an array, a tensor or a data frame, whose columns have names.
         y: responses, of shape ``(n,)``: real, 0 and 1, or counts.
         likelihood: ``"gaussian"``; ``"bernoulli"`` with a logistic, ``"poisson"`` with a log link.
-        noise_scale: standard deviation of the noise, for ``"gaussian"``; learned (empirical Bayes) if ``None``.
-        slab_scale: prior standard deviation of a coefficient that is there; learned if ``None``.
+        noise_scale: standard deviation of the noise, for ``"gaussian"``; unknown if ``None``.
+        slab_scale: prior standard deviation of a coefficient that is there, in the units of ``X`` and ``y``, the same
+            for all columns; by ``slab`` if ``None``.
+        slab: how wide it is then: ``"zellner-siow"``, v unknown, the default for ``"gaussian"``;
+            ``"unit-information"``, v = 1, the default for the others, where σ² is one over the variance of y at its
+            mean, Bernoulli's or Poisson's; ``"learned"``, one width in the units of ``X`` and ``y`` for all columns, as
+            a point (empirical Bayes).
         inclusion: prior probability of an open gate, one for all or one for each gate; or a ``Beta`` distribution,
             which makes the one of all gates a latent variable, site ``"inclusion"``.
         expected_open: that probability given as the number of gates that are open on average, instead.
@@ -86,7 +80,8 @@ class SpikeSlabRegression(OwnedModule):
         *,
         likelihood: LikelihoodName = "gaussian",
         noise_scale: float | None = None,
-        slab_scale: float | None = 1.0,
+        slab_scale: float | None = None,
+        slab: SlabName | None = None,
         inclusion: Any = None,
         expected_open: float | None = None,
         groups: Sequence[Any] | None = None,
@@ -95,16 +90,23 @@ class SpikeSlabRegression(OwnedModule):
         if likelihood not in get_args(LikelihoodName):
             raise ValueError(f"likelihood must be one of {', '.join(get_args(LikelihoodName))}; got {likelihood!r}")
         data = read_regression_data(X, y)
-        _check_response(data, likelihood)
+        check_response(data, likelihood)
         if likelihood != "gaussian" and noise_scale is not None:
             raise ValueError(f"noise_scale is for likelihood='gaussian'; got {noise_scale} with {likelihood!r}")
         for name, scale in (("noise_scale", noise_scale), ("slab_scale", slab_scale)):
             if scale is not None and not 0 < scale < math.inf:
                 raise ValueError(f"{name} must be finite and > 0, or None to learn it; got {scale}")
+        if slab is not None and slab_scale is not None:
+            raise ValueError(f"give slab_scale or slab, not both; got {slab_scale} and {slab!r}")
+        if slab == "zellner-siow" and likelihood != "gaussian":
+            raise ValueError(
+                f"slab='zellner-siow' is for likelihood='gaussian'; take 'unit-information' for {likelihood!r}"
+            )
         self.likelihood = likelihood
+        self.slab: SlabName | None = slab if slab_scale is not None or slab is not None else _default_slab(likelihood)
         self.names = data.names
         self.num_data = len(data.y)
-        self.groups, gate_of = _groups(data.names, groups)
+        self.groups, gate_of = read_groups(data.names, groups)
         spread = data.x.square().mean(0).sqrt()
         given = 0.5 if inclusion is None and expected_open is None else inclusion
         self._inclusion_prior = read_inclusion(given, expected_open, len(self.groups))
@@ -133,9 +135,10 @@ class SpikeSlabRegression(OwnedModule):
             mean = (data.y_mean * self.num_data + 0.5) / (self.num_data + 1)
             start = math.log(mean) if self.likelihood == "poisson" else math.log(mean / (1 - mean))
             unknown.intercept = nn.Parameter(torch.tensor(start, dtype=torch.float64))
-        if self._scales["slab"] is None:
-            typical = float(deviation / self.get_buffer("_spread").mean())
-            unknown.log_slab = nn.Parameter(torch.tensor(math.log(typical), dtype=torch.float64))
+            self._slab_unit = (mean if self.likelihood == "poisson" else mean * (1 - mean)) ** -0.5
+        if self.slab in ("zellner-siow", "learned"):
+            start = float(deviation / self.get_buffer("_spread").mean()) if self.slab == "learned" else 1.0
+            unknown.log_slab = nn.Parameter(torch.tensor(math.log(start), dtype=torch.float64))
 
     # -- what it consists of ------------------------------------------------------------------------------------
 
@@ -144,24 +147,52 @@ class SpikeSlabRegression(OwnedModule):
         """All predictors and responses, in the user's units: a batch for ``fit(model, guide, [model.data])``."""
         return self._x * self._spread + self._x_mean, self._y
 
+    @property
+    def regression_data(self) -> RegressionData:
+        """The data, centred, in the user's units."""
+        y_mean = float(self._y.mean())
+        return RegressionData(self._x * self._spread, self._y - y_mean, self._x_mean, y_mean, self.names)
+
     def parts(self) -> Parts:
         """What methods that integrate the coefficients out start from."""
         return Parts(self._x, self._y, self._x_mean, self._spread, self._gate_of, self._inclusion_prior)
 
     def scale(self, name: Literal["noise", "slab"]) -> Tensor:
-        """Standard deviation of the noise or of the slab, given or as learned so far."""
-        given = self._scales[name]
+        """Standard deviation of the noise or of the slab, given or as learned so far.
+
+        That of a slab without units is √v, in units of the noise per standard deviation of a column.
+        """
+        given = 1.0 if name == "slab" and self.slab == "unit-information" else self._scales[name]
         return self.parameter(f"unknown.log_{name}").exp() if given is None else self._x.new_tensor(given)
+
+    def slab_deviation(self) -> Tensor:
+        """Prior standard deviations of the coefficients of the scaled columns, of shape ``(p,)``."""
+        if self.slab in (None, "learned"):
+            deviation: Tensor = self.scale("slab") * self._spread
+            return deviation
+        unit = self.scale("noise") if self.likelihood == "gaussian" else self._x.new_tensor(self._slab_unit)
+        return (self.scale("slab") * unit).expand(len(self.names))
 
     @property
     def site_labels(self) -> dict[str, tuple[str, tuple[str, ...]]]:
         """For each site that has members, what they are, and their names; for exports."""
-        return {"gate": ("group", self.groups), "slab": ("predictor", self.names)}
+        predictors = ("predictor", self.names)
+        return {"gate": ("group", self.groups), "slab": predictors, "coefficient": predictors}
+
+    def exported(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Draws of the sites for exports: ``slab`` in the user's units, and ``coefficient``, that times its gate."""
+        slab = values["slab"] / self._spread
+        return {**values, "slab": slab, "coefficient": values["gate"][..., self._gate_of] * slab}
 
     @property
     def learns_scales(self) -> bool:
         """Whether noise or slab have a scale that training finds."""
-        return self._scales["slab"] is None or (self.likelihood == "gaussian" and self._scales["noise"] is None)
+        return self.slab in ("zellner-siow", "learned") or self.noise_is_unknown
+
+    @property
+    def noise_is_unknown(self) -> bool:
+        """Whether there is a noise and its scale was not given."""
+        return self.likelihood == "gaussian" and self._scales["noise"] is None
 
     @property
     def intercept(self) -> Tensor:
@@ -179,7 +210,7 @@ class SpikeSlabRegression(OwnedModule):
             gate = pyro.sample("gate", SpikeAndSlabPrior(inclusion.to(self._x)))
         hangs_on: Any = {"gate": "gate", "gate_index": None if len(self.groups) == len(self.names) else self._gate_of}
         with pyro.plate("predictors", len(self.names), dim=-1):
-            slab = pyro.sample("slab", dist.Normal(0.0, self.scale("slab") * self._spread), infer=hangs_on)
+            slab = pyro.sample("slab", dist.Normal(0.0, self.slab_deviation()), infer=hangs_on)
         return {"gate": gate, "slab": slab}
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
@@ -267,23 +298,5 @@ class SpikeSlabRegression(OwnedModule):
         return low, high
 
 
-def _check_response(data: RegressionData, likelihood: str) -> None:
-    y = data.y + data.y_mean
-    rounded = y.round()
-    whole = bool(((y - rounded).abs() < 1e-9).all())  # noqa: PLR2004 (they were centred)
-    if likelihood == "gaussian" and float(data.y.abs().max()) == 0:
-        raise DataError("y is constant; there is nothing to explain")
-    if likelihood == "bernoulli" and not (whole and set(rounded.tolist()) == {0.0, 1.0}):
-        raise DataError("y must hold 0 and 1, and both, for likelihood='bernoulli'. Code two classes so")
-    if likelihood == "poisson" and not (whole and float(rounded.min()) >= 0 and float(rounded.max()) > 0):
-        raise DataError("y must hold counts, 0, 1, 2, … and not only 0, for likelihood='poisson'")
-
-
-def _groups(names: Sequence[str], groups: Sequence[Any] | None) -> tuple[tuple[str, ...], Tensor]:
-    """Names of the groups, and for each column the number of its group."""
-    if groups is None:
-        return tuple(names), torch.arange(len(names))
-    if isinstance(groups, Mapping | str) or len(groups) != len(names):
-        raise ValueError(f"groups must name a group for each of the {len(names)} columns; got {groups!r}")
-    known = tuple(dict.fromkeys(map(str, groups)))
-    return known, torch.tensor([known.index(str(group)) for group in groups])
+def _default_slab(likelihood: str) -> SlabName:
+    return "zellner-siow" if likelihood == "gaussian" else "unit-information"

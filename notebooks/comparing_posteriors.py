@@ -109,19 +109,22 @@ plt.show()
 #
 # ## Methods that know that gates depend on each other
 #
-# `infer_inclusion` has methods of rising faithfulness. It checks each answer against importance sampling, and says
-# what speaks against it.
+# `infer_inclusion` has methods of rising faithfulness. It checks the variational ones against importance sampling, and
+# says what speaks against each. By default it enumerates or, with more predictors, samples (`"gibbs"`), which knows the
+# Monte Carlo error of each of its probabilities.
 
 # %%
 model = SpikeSlabRegression(X, y, noise_scale=NOISE, slab_scale=SLAB)
-found = {method: infer_inclusion(model, method) for method in ("mean-field", "binary", "mixture", "importance")}
+found = {
+    method: infer_inclusion(model, method) for method in ("mean-field", "binary", "mixture", "importance", "gibbs")
+}
 for method, it in found.items():
     error = np.abs(it.inclusion - exact.inclusion).max()
     diagnostics = "; ".join(it.diagnostics) or "none"
     print(f"{method:>10}: largest error {error:.3f}.  diagnostics: {diagnostics}")
 
 figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained", width_ratios=(1.6, 1, 1))
-shown = {method: found[method].inclusion for method in ("binary", "mixture", "importance")}
+shown = {method: found[method].inclusion for method in ("binary", "mixture", "importance", "gibbs")}
 plot_inclusion({"exact": exact.inclusion, **shown}, names, axes[0])
 plot_inclusion_agreement(
     exact.inclusion, found["mean-field"].inclusion, axes[1], labels=("exact", "hard concrete, mean field")
@@ -135,12 +138,34 @@ plt.show()
 # probability model takes all predictors above one half.
 
 # %%
-best = found["importance"]
+best = found["gibbs"]
 for group in (["s1", "s2"], ["s1", "s2", "s3", "s4"], ["age", "s6"]):
     print(f"P(any of {', '.join(group)}): {best.group_inclusion(group):.3f}, exact {exact.group_inclusion(group):.3f}")
 print("median probability model:", ", ".join(best.median_model), "| exact:", ", ".join(exact.median_model))
-tops = pd.concat({"importance": best.models.head(4), "exact": exact.top_models(4)})
+tops = pd.concat({"gibbs": best.top_models(4), "exact": exact.top_models(4)})
 print(tops.to_string())
+
+# %% [markdown]
+# ## Scales that nobody knows
+#
+# So far noise and slab were given, as they never are. By default they are integrated out, with the noise under the
+# reference prior and the slab relative to the noise and to each column's standard deviation, after Zellner and Siow. It
+# has no units: the raw data, in whatever units they were measured, give what the standardised ones do. What comes back
+# summarises, predicts and goes to ArviZ, where chains are real chains.
+
+# %%
+raw = load_diabetes(as_frame=True, scaled=False)
+unknown = infer_inclusion(SpikeSlabRegression(raw.data, raw.target), "gibbs")
+standardised = infer_inclusion(SpikeSlabRegression(X, y))
+print(unknown.summary().round(3).to_string())
+print(f"largest difference to the standardised data: {np.abs(unknown.inclusion - standardised.inclusion).max():.3f}")
+print(unknown.scales.round(2).to_string())
+print(unknown.predict(raw.data.head(3)).round(1).to_string())
+print(f"log Bayes factor of bmi, s5 against bmi alone: {unknown.bayes_factor(['bmi', 's5'], ['bmi'], log=True):.1f}")
+draws = to_arviz(unknown, num_samples=250)
+print(az.summary(draws, var_names=["coefficient"], kind="diagnostics").round(2).to_string())
+unknown.plot()
+plt.show()
 
 # %% [markdown]
 # ## Priors
@@ -185,10 +210,7 @@ for seed in range(4):
     guides[f"seed {seed}"] = guide
 idata = to_arviz(guides, num_samples=500, data=())
 print(idata.posterior.attrs["r_hat"])
-# A gate that is open in part trades with its slab; what both seeds mean by a predictor is their product.
-idata.posterior["coefficient"] = (idata.posterior["gate"] * idata.posterior["slab"].rename(predictor="group")).rename(
-    group="predictor"
-)
+# A gate that is open in part trades with its slab; what both seeds mean by a predictor is their product, "coefficient".
 summary = az.summary(idata, var_names=["coefficient"], kind="all", round_to=3)
 included = (idata.posterior["gate"] != 0).mean("draw").to_numpy()
 summary[[f"P(z ≠ 0), {name}" for name in guides]] = included.T.round(2)

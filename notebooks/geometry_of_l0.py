@@ -489,15 +489,15 @@ plt.show()
 # knows no such dependence, and its ELBO has an optimum for each way to resolve it. A smooth objective is one that can
 # be descended, not one without traps.
 #
-# For a regression of this size nobody need rely on one start. `infer_inclusion` mixes many, weighs draws of supports by
-# their marginal likelihoods, and says where a guide is not to be trusted:
+# For a regression of this size nobody need rely on one start. `infer_inclusion(…, "importance")` mixes many, weighs
+# draws of supports by their marginal likelihoods, and says where a guide is not to be trusted:
 
 # %%
 name = "correlation 0.95, noise 1"
 X, y, noise = problems[name]
 model = SpikeSlabRegression(X, y, noise_scale=noise, slab_scale=1.0)
 one_start = guide.gates()["z"].prob_nonzero.detach()[-20]  # the first of the runs with all gates open
-found = infer_inclusion(model)
+found = infer_inclusion(model, "importance")
 comparison = {
     "exact": exact[name].inclusion,
     "one mean-field run": one_start,

@@ -72,7 +72,9 @@ class WeightedGates:
         largest = (self.log_weights - self.log_weights.max()).exp().topk(tail + 1, sorted=True)[0].flip(0)
         excess = largest[1:] - largest[0]
         excess = excess[excess > 1e-12 * largest[-1]]
-        return float(fit_generalized_pareto(excess)[0]) if len(excess) > 4 else 0.0  # noqa: PLR2004 (too few to fit)
+        if len(excess) <= 4 or float(excess[len(excess) // 4]) >= (1 - 1e-9) * float(excess[-1]):  # noqa: PLR2004
+            return 0.0  # too few, or too much alike, to fit; of equal ones Zhang and Stephens' estimate can be 0 / 0
+        return float(fit_generalized_pareto(excess)[0])
 
     def top_models(self, names: Sequence[str], number: int = 10) -> pd.DataFrame:
         """The most probable sets of gates: columns ``gates`` (names of the open ones), ``size``, ``probability``."""

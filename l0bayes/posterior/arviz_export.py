@@ -28,7 +28,10 @@ def to_arviz(
 
     Args:
         guide: a guide with ``distributions()``, such as :class:`~l0bayes.inference.HardConcreteGuide`; or several of
-            the same model, one chain each: a sequence, or a mapping, whose keys are in ``posterior.attrs["chains"]``.
+            the same model, one chain each: a sequence, or a mapping, whose keys are in ``posterior.attrs["chains"]``. Or
+            what ``infer_inclusion`` or ``exact_posterior`` returned: ``included`` (0 or 1), ``coefficient`` in the
+            user's units, ``intercept``, ``noise_scale`` and what else is unknown, with log-likelihoods and replicates;
+            chains are those of the sampler, and R-hat and ESS mean what they say.
         num_samples: draws per guide, at least 1. They come from torch's global random state.
         data: arguments with which the guide's model observes, such as ``(x, y)``; ``()`` for a model that holds its
             data, as :class:`~l0bayes.models.SpikeSlabRegression` does. The model runs once for each draw.
@@ -45,6 +48,8 @@ def to_arviz(
             matches no weight.
         DataError: if the model observes nothing with these data, or only a part of them.
     """
+    if hasattr(guide, "arviz_groups"):
+        return _of_average(guide, num_samples)
     guides, chains = _named(guide)
     if not guides or num_samples < 1:
         raise ValueError(f"to_arviz needs at least one guide and num_samples >= 1; got {len(guides)}, {num_samples}")
@@ -63,6 +68,15 @@ def to_arviz(
     # Not as coordinates: ArviZ plots reckon with numbered chains.
     found["posterior"].attrs.update({"inference_library": "l0bayes", "r_hat": _R_HAT, "chains": chains})
     return found
+
+
+def _of_average(found: Any, num_samples: int) -> Any:
+    """Draws of a posterior over sets of predictors."""
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1; got {num_samples}")
+    exported = _as_arviz(*found.arviz_groups(num_samples))
+    exported["posterior"].attrs.update({"inference_library": "l0bayes", "method": found.how})
+    return exported
 
 
 def _named(guide: Any) -> tuple[list[Any], list[str]]:

@@ -17,6 +17,7 @@ from l0bayes.errors import DataError
 from l0bayes.evaluating import evaluating
 from l0bayes.find_sparse import find_sparse, sparse_modules
 from l0bayes.owned_module import parameters_unheard
+from l0bayes.posterior.gate_table import labelled_model
 from l0bayes.sparse_module import SparseModule
 from l0bayes.structure.groups import along
 from l0bayes.subnetwork.masked import masked_weights
@@ -67,7 +68,7 @@ def draws_of(
 
 def _draws_of(guide: Any, num_samples: int, data: Sequence[Any] | None, weights: str | Sequence[str]) -> Draws:
     values = {site: fn.sample((num_samples,)) for site, fn in guide.distributions().items()}
-    posterior = {site: _array(value) for site, value in values.items()}
+    posterior = {site: _array(value) for site, value in _for_the_user(guide, values).items()}
     if data is None and not weights:
         return Draws(posterior)
     model = guide.model
@@ -89,6 +90,13 @@ def _draws_of(guide: Any, num_samples: int, data: Sequence[Any] | None, weights:
         return Draws(posterior)
     predictive, log_likelihood, observed = zip(*found["runs"], strict=True)
     return Draws(posterior, _stacked(predictive), _stacked(log_likelihood), observed[0])
+
+
+def _for_the_user(guide: Any, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Draws in the user's units, with what follows from them, where the model says how."""
+    model = labelled_model(guide)
+    exported: Mapping[str, Tensor] = model.exported(values) if hasattr(model, "exported") else values
+    return exported
 
 
 def _run(

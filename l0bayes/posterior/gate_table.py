@@ -19,7 +19,8 @@ def gate_table(guide: Any, rule: str = "paper") -> pd.DataFrame:
 
     Args:
         guide: a guide with ``gates()``, such as :class:`~l0bayes.inference.HardConcreteGuide`; or a mapping from names
-            to guides of one model, to compare them, see :func:`~l0bayes.posterior.agreement.agreement`.
+            to guides of one model, to compare them, see :func:`~l0bayes.posterior.agreement.agreement`. What
+            ``infer_inclusion`` and ``exact_posterior`` return will do for a guide.
         rule: how the test-time gate is chosen, see :meth:`~l0bayes.HardConcrete.point`.
 
     Returns:
@@ -35,6 +36,11 @@ def gate_table(guide: Any, rule: str = "paper") -> pd.DataFrame:
     Raises:
         ValueError: if the guide has no gates, the rule is unknown, or guides to compare have other gates.
     """
+    if hasattr(guide, "gate_rows"):
+        rows: pd.DataFrame = guide.gate_rows()
+        if rule not in get_args(PointRule):
+            raise ValueError(f"rule must be one of {', '.join(get_args(PointRule))}; got {rule!r}")
+        return rows
     if isinstance(guide, Mapping):
         return agreement({name: gate_table(one, rule) for name, one in guide.items()})
     check_guide(guide, "point", "gates", "numbers")

@@ -86,3 +86,8 @@ def test_pareto_k_is_the_shape_of_the_tail(k):
 
 def test_pareto_k_of_equal_weights():
     assert weighted(np.zeros(1000)).pareto_k == 0
+
+
+def test_pareto_k_where_the_largest_weights_are_equal():
+    """110 weights beyond the threshold, all alike: at some such numbers the estimate divides by zero."""
+    assert weighted(np.log(np.r_[np.ones(110), np.full(1234, 0.5)])).pareto_k == 0

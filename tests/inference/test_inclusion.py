@@ -35,7 +35,7 @@ def error(found, exact):
 def test_importance_sampling_is_near_the_truth_and_trusted(rho, bound):
     for seed in range(5):
         model, exact = simulated(rho, seed)
-        found = infer_inclusion(model, seed=seed)  # a warning would be an error
+        found = infer_inclusion(model, "importance", seed=seed)  # a warning would be an error
         assert error(found, exact) <= bound
         assert found.diagnostics == ()
         assert found.pareto_k < 0.7
@@ -44,7 +44,7 @@ def test_importance_sampling_is_near_the_truth_and_trusted(rho, bound):
 
 def test_diabetes():
     model, exact = diabetes()
-    found = infer_inclusion(model)
+    found = infer_inclusion(model, "importance")
     assert error(found, exact) <= 0.05
     np.testing.assert_allclose(found.table["mean"], exact.mean, atol=0.01)
     assert found.models["gates"][0] == exact.top_models(1)["predictors"][0]
@@ -65,9 +65,9 @@ def test_an_unknown_inclusion():
     model = SpikeSlabRegression(x, y, noise_scale=1.0, slab_scale=1.0, inclusion=prior)
     exact = exact_posterior(x, y, 1.0, 1.0, prior)
     assert np.abs(exact.inclusion - exact_posterior(x, y, 1.0, 1.0).inclusion).max() > 0.05  # it matters
-    assert error(infer_inclusion(model), exact) < 0.02
+    assert error(infer_inclusion(model, "importance"), exact) < 0.02
     expected = SpikeSlabRegression(x, y, noise_scale=1.0, slab_scale=1.0, expected_open=2.5)
-    assert error(infer_inclusion(expected), exact_posterior(x, y, 1.0, 1.0, 0.25)) < 0.02
+    assert error(infer_inclusion(expected, "importance"), exact_posterior(x, y, 1.0, 1.0, 0.25)) < 0.02
 
 
 def test_svi_with_an_unknown_inclusion():
@@ -112,7 +112,10 @@ def test_scales_are_learned_first():
     x = rng.normal(size=(150, 5)) * [1, 10, 1, 1, 1]
     y = 2 * x[:, 0] + 0.3 * x[:, 1] + 0.5 * rng.normal(size=150)
     model = SpikeSlabRegression(pd.DataFrame(x, columns=list("abcde")), y, slab_scale=1.0)
-    found = infer_inclusion(model)
+    with pytest.warns(
+        UntrustedPosteriorWarning, match="noise_scale was learned by mean field, 0.*Give noise_scale, or"
+    ):
+        found = infer_inclusion(model, "importance")
     assert model.scale("noise").item() == pytest.approx(0.5, rel=0.15)
     table = found.table.set_index("name")
     assert table.loc[["a", "b"], "inclusion"].min() > 0.99
@@ -126,7 +129,10 @@ def test_other_likelihoods(likelihood):
     x = rng.normal(size=(250, 6)) + rng.normal(size=(250, 1))
     eta = 1.2 * x[:, 0] if likelihood == "bernoulli" else 0.4 * x[:, 0]
     y = rng.binomial(1, 1 / (1 + np.exp(-eta))) if likelihood == "bernoulli" else rng.poisson(np.exp(eta))
-    found = infer_inclusion(SpikeSlabRegression(x, y, likelihood=likelihood, slab_scale=1.0))
+    model = SpikeSlabRegression(x, y, likelihood=likelihood, slab_scale=1.0)
+    found, enumerated = infer_inclusion(model, "importance"), infer_inclusion(model)
+    assert enumerated.method == "exact"
+    assert error(found, enumerated) < 0.03
     assert found.inclusion[0] > 0.95
     assert found.inclusion[1:].max() < 0.5
     assert found.table["mean"][0] == pytest.approx(1.2 if likelihood == "bernoulli" else 0.4, abs=0.3)
@@ -146,7 +152,7 @@ def test_groups():
 def test_the_same_seed_gives_the_same_answer_and_leaves_the_random_state_alone():
     model, _ = simulated(0.9, 3)
     before = torch.get_rng_state()
-    one, other = infer_inclusion(model, seed=5), infer_inclusion(model, seed=5)
+    one, other = (infer_inclusion(model, "importance", seed=5) for _ in range(2))
     assert (one.inclusion == other.inclusion).all()
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -155,7 +161,8 @@ def test_more_predictors_than_can_be_enumerated():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(120, 60))
     y = x[:, :3] @ [1.0, -1.0, 0.8] + rng.normal(size=120)
-    found = infer_inclusion(SpikeSlabRegression(x, y, noise_scale=1.0, slab_scale=1.0, inclusion=0.05))
+    model = SpikeSlabRegression(x, y, noise_scale=1.0, slab_scale=1.0, inclusion=0.05)
+    found = infer_inclusion(model, "importance")
     assert found.inclusion[:3].min() > 0.99
     assert found.inclusion[3:].max() < 0.5
 
@@ -163,7 +170,10 @@ def test_more_predictors_than_can_be_enumerated():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "flow"}, "method must be one of mean-field, binary, mixture, importance; got 'flow'"),
+        (
+            {"method": "flow"},
+            "method must be one of auto, exact, gibbs, mean-field, binary, mixture, importance; got 'flow'",
+        ),
         ({"starts": 0}, "starts must be at least 1, draws at least 200; got 0 and 4000"),
         ({"draws": 10}, "starts must be at least 1, draws at least 200; got 32 and 10"),
     ],
@@ -183,7 +193,7 @@ def test_designs_without_full_rank(design):
         x = rng.normal(size=(8, 12))
     y = x[:, 0] + 0.3 * rng.normal(size=len(x))
     model = SpikeSlabRegression(x, y, noise_scale=0.3, slab_scale=1.0)
-    assert error(infer_inclusion(model), exact_posterior(x, y, 0.3, 1.0)) < 0.03
+    assert error(infer_inclusion(model, "importance"), exact_posterior(x, y, 0.3, 1.0)) < 0.03
 
 
 @pytest.mark.parametrize(("method", "tolerance"), [("importance", 0.02), ("mixture", 0.08), ("binary", 0.08)])
@@ -208,7 +218,7 @@ def test_near_copies_raise_no_false_alarm():
     x[:, 1] = x[:, 0] + 0.05 * rng.normal(size=80)
     y = x[:, 0] + 0.5 * x[:, 3] + rng.normal(size=80)
     model = SpikeSlabRegression(x, y, noise_scale=1.0, slab_scale=1.0)
-    assert error(infer_inclusion(model), exact_posterior(x, y, 1.0, 1.0)) < 0.03
+    assert error(infer_inclusion(model, "importance"), exact_posterior(x, y, 1.0, 1.0)) < 0.03
 
 
 def test_names_of_before_go_on_working_and_say_what_is_new():

@@ -205,7 +205,7 @@ def test_data_that_leave_the_fit_of_the_full_model_open(prior):
     ("options", "message"),
     [
         ({"noise_scale": 0.0, "slab_scale": 1.0}, "noise_scale must be a finite number > 0; got 0.0"),
-        ({"noise_scale": 1.0}, "slab_scale must be a finite number > 0; got None"),
+        ({"slab_scale": -1.0}, "slab_scale must be a finite number > 0; got -1.0"),
         ({"noise_scale": 1.0, "slab_scale": 1.0, "inclusion": 1.0}, "inclusion must be strictly between 0 and 1"),
         ({"prior": "horseshoe"}, "prior must be one of normal, g, bic; got 'horseshoe'"),
         ({"prior": "g", "g": -1.0}, "g must be a finite number > 0; got -1.0"),

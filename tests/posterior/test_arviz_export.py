@@ -220,10 +220,10 @@ def test_a_regression_has_names():
     assert posterior["predictor"].to_numpy().tolist() == ["age", "bmi", "bp"]
     assert posterior["chain"].to_numpy().tolist() == [0, 1]
     assert posterior.attrs["chains"] == ["first", "second"]
-    draw = {site: torch.tensor(posterior[site].to_numpy()[1, 3]) for site in ("gate", "slab")}
+    draw = {site: torch.tensor(posterior[site].to_numpy()[1, 3]) for site in ("gate", "slab", "coefficient")}
     x, y = model.data
-    scaled = (x - x.mean(0)) / x.std(0, correction=0)
-    output = model.intercept + scaled @ (draw["gate"] * draw["slab"])
+    torch.testing.assert_close(draw["coefficient"], draw["gate"] * draw["slab"])
+    output = model.intercept + (x - x.mean(0)) @ draw["coefficient"]  # in the user's units
     expected = torch.distributions.Normal(output, 0.5).log_prob(y)
     np.testing.assert_allclose(idata["log_likelihood"]["y"][1, 3], expected, atol=1e-6)
 

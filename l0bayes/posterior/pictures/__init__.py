@@ -6,6 +6,7 @@ from l0bayes.posterior.pictures.frontier import plot_frontier
 from l0bayes.posterior.pictures.gates import gates_figure, plot_gate_image, plot_gate_probabilities
 from l0bayes.posterior.pictures.inclusion import plot_inclusion, plot_inclusion_agreement
 from l0bayes.posterior.pictures.model_size import plot_model_size
+from l0bayes.posterior.pictures.model_space import plot_model_space
 from l0bayes.posterior.pictures.training import plot_training, plot_training_cost, training_figure
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "plot_inclusion",
     "plot_inclusion_agreement",
     "plot_model_size",
+    "plot_model_space",
     "plot_training",
     "plot_training_cost",
     "training_figure",

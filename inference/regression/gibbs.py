@@ -1,0 +1,173 @@
+"""A run of collapsed Gibbs sampling: starts, warm-up, how long, and what the chains say about their own error."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from l0bayes.inference.regression.gibbs_chains import GibbsChains, Path, Sums
+from l0bayes.models.set_prior import SetPrior
+from l0bayes.models.unknown_scales import UnknownScales
+
+Arr = np.ndarray
+
+MANY, FEW = 16, 8  # chains, of which a step costs less the more there are; and where columns are many
+_MANY_COLUMNS = 500
+_STRETCH = 50  # steps that are added up before they are kept
+_ROUND = 500  # steps between looks at the error
+_BATCHES = 25  # of each chain, for its error
+_WARM_UP = 150  # steps of a part of the warm-up
+_PARTS = 20  # at most
+_LEVEL = 0.1  # change in size, relative, between two parts that are alike
+_ACCURATE = 0.005  # Monte Carlo standard errors at which a run ends before its time
+_AGREE = 1.05  # R-hat likewise
+_START = 20  # columns in a start
+_TOO_MANY = 1000  # columns that a prior may expect
+
+
+@dataclass(frozen=True)
+class GibbsRun:
+    """What the chains found.
+
+    Attributes:
+        inclusion: of the columns, Rao-Blackwellised, of shape ``(p,)``.
+        mean, second: moments of the coefficients b, Rao-Blackwellised.
+        mcse: Monte Carlo standard errors of ``inclusion``: the larger one of what batches within chains and what the
+            spread of the chains say.
+        rhat: split R-hat of the indicators: it compares means of half chains with the variance of an indicator.
+        ess: number of independent draws of an indicator that would have this error; at most the number of steps.
+        spread: largest difference of ``inclusion`` between two chains.
+        slots, levels, weights: the path, of shapes ``(chains, steps, slots)``, ``(chains, steps)``, ``(chains,
+            steps)``.
+        steps: of all chains.
+    """
+
+    inclusion: Arr
+    mean: Arr
+    second: Arr
+    mcse: Arr
+    rhat: Arr
+    ess: Arr
+    spread: Arr
+    slots: Arr
+    levels: Arr
+    weights: Arr
+    steps: int
+
+
+def sample_gibbs(scales: UnknownScales, prior: SetPrior, chains: int | None, steps: int, seed: int) -> GibbsRun:
+    """Samples until probabilities are accurate, or for so many steps.
+
+    Args:
+        scales: the regression.
+        prior: of the sets of columns.
+        chains: how many; by the number of columns if ``None``.
+        steps: of each chain after the warm-up, at most.
+        seed: of all chance.
+
+    Raises:
+        ValueError: if the prior expects more columns than can be handled.
+    """
+    n, p = scales.z.shape
+    expected = float(prior.probs.sum())
+    if not prior.shares_probability and expected > _TOO_MANY:
+        raise ValueError(
+            f"inclusion: under this prior {expected:.0f} of {p} columns are expected, too many to sample. Give "
+            f"expected_open=, or inclusion=Beta(1, {p})"
+        )
+    rng = np.random.default_rng(seed)
+    number = chains or (MANY if p <= _MANY_COLUMNS else FEW)
+    sampler = GibbsChains(scales, prior, _starts(number, n, p, rng), rng)
+    _warm_up(sampler)
+    total, path = sampler.sums(), Path()
+    stretches: list[tuple[Arr, Arr]] = []
+    while total.steps < steps:
+        part = sampler.sums()
+        for _ in range(min(_STRETCH, steps - total.steps)):
+            sampler.step(part, path)
+        total = _added(total, part)
+        stretches.append((part.weight, part.inclusion))
+        if total.steps % _ROUND == 0 and total.steps >= 2 * _ROUND:
+            mcse, rhat = _errors(stretches)[:2]
+            if mcse.max() <= _ACCURATE and rhat.max() <= _AGREE:
+                break
+    return _run(total, path, stretches)
+
+
+def _starts(chains: int, n: int, p: int, rng: np.random.Generator) -> Arr:
+    """One without columns, the others with random ones, so that chains which agree have found each other."""
+    starts = np.zeros((chains, p), dtype=bool)
+    most = max(min(_START, p // 2, n // 4), 1)
+    for chain, size in enumerate(rng.integers(0, most + 1, size=chains)):
+        starts[chain, rng.choice(p, size=size if chain else 0, replace=False)] = True
+    return starts
+
+
+def _warm_up(sampler: GibbsChains) -> None:
+    """Until the sizes of the sets have come to rest."""
+    size = np.inf
+    for _ in range(_PARTS):
+        sampler.warm_up(_WARM_UP)
+        before, size = size, float(sampler.sets.count.mean())
+        if abs(size - before) <= _LEVEL * size + 1:
+            return
+
+
+def _added(one: Sums, other: Sums) -> Sums:
+    return Sums(
+        one.weight + other.weight,
+        one.inclusion + other.inclusion,
+        one.first + other.first,
+        one.second + other.second,
+        one.steps + other.steps,
+    )
+
+
+def _run(total: Sums, path: Path, stretches: list[tuple[Arr, Arr]]) -> GibbsRun:
+    weight = total.weight.sum()
+    inclusion = np.clip(total.inclusion.sum(0) / weight, 0, 1)
+    mcse, rhat, spread = _errors(stretches)
+    draws = float(total.steps * len(total.weight))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ess = np.where(mcse > 0, np.minimum(inclusion * (1 - inclusion) / mcse**2, draws), draws)
+    size = max(slots.shape[1] for slots in path.slots)
+    p = len(inclusion)
+    slots = [np.pad(one, ((0, 0), (0, size - one.shape[1])), constant_values=p) for one in path.slots]
+    weights = np.stack(path.weights, 1)
+    return GibbsRun(
+        inclusion=inclusion,
+        mean=total.first.sum(0) / weight,
+        second=total.second.sum(0) / weight,
+        mcse=mcse,
+        rhat=rhat,
+        ess=ess,
+        spread=spread,
+        slots=np.stack(slots, 1),
+        levels=np.stack(path.levels, 1),
+        weights=weights / weights.sum(1, keepdims=True),
+        steps=total.steps * len(total.weight),
+    )
+
+
+def _errors(stretches: list[tuple[Arr, Arr]]) -> tuple[Arr, Arr, Arr]:
+    """Monte Carlo standard errors, R-hat, and the largest difference between chains, each of shape ``(p,)``."""
+    weight = np.stack([one[0] for one in stretches])  # (stretches, chains)
+    added = np.stack([one[1] for one in stretches])
+    merge = -(-len(weight) // _BATCHES)
+    ends = np.arange(0, len(weight), merge)
+    batch_weight, batch = np.add.reduceat(weight, ends), np.add.reduceat(added, ends)
+    each = batch.sum(0) / batch_weight.sum(0)[:, None]
+    number, chains = len(ends), weight.shape[1]
+    total, share = batch_weight.sum(), batch_weight.sum(0) / batch_weight.sum()
+    overall = share @ each
+    # A ratio of sums: the error is that of the sum of what batches deviate from it.
+    within = ((batch - each * batch_weight[..., None]) ** 2).sum((0, 1)) * number / max(number - 1, 1) / total**2
+    between = ((share[:, None] * (each - overall)) ** 2).sum(0) * chains / max(chains - 1, 1)
+    mcse = np.sqrt(np.maximum(within, between))
+    half = [0, max(len(weight) // 2, 1)] if len(weight) > 1 else [0]
+    halves = np.add.reduceat(added, half) / np.add.reduceat(weight, half)[..., None]
+    halves = np.clip(halves.reshape(-1, halves.shape[-1]), 0, 1)
+    variance = (halves * (1 - halves)).mean(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = halves.var(0, ddof=1 if len(halves) > 1 else 0) / variance
+    rhat = np.sqrt(1 + np.nan_to_num(ratio, nan=0.0))
+    return mcse, rhat, each.max(0) - each.min(0)
