@@ -65,6 +65,7 @@ def enumerate_sets(scales: UnknownScales, prior: SetPrior, gate_of: Arr) -> Enum
         first, square = moments_given(scales, gram, moment, gates[:, gate_of])
         mean += np.exp(log_probs[models]) @ first
         second += np.exp(log_probs[models]) @ square
+    inclusion = inclusion.clip(0, 1)  # sums of rounded probabilities may be larger
     return Enumeration(log_probs, evidence + scales.constant, inclusion, sizes, mean, second, kept)
 
 

@@ -42,7 +42,7 @@ class WeightedGates:
     @property
     def inclusion(self) -> Tensor:
         """P(open) of each gate."""
-        return self.weights @ self.gates
+        return (self.weights @ self.gates).clamp(0, 1)  # sums of rounded weights may be larger
 
     @property
     def sizes(self) -> np.ndarray:

@@ -215,3 +215,13 @@ def test_data_that_leave_the_fit_of_the_full_model_open(prior):
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         exact_posterior(*problem(), **options)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_probabilities_that_are_sums_of_many_are_no_larger_than_one(seed):
+    """Pictures and entropies refuse 1 + 2e-16."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(60, 6))
+    found = exact_posterior(x, 9 * x[:, 0] - 7 * x[:, 1] + 0.1 * rng.normal(size=60))
+    assert found.inclusion.min() >= 0
+    assert found.inclusion.max() <= 1
