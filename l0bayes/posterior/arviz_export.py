@@ -30,8 +30,8 @@ def to_arviz(
         guide: a guide with ``distributions()``, such as :class:`~l0bayes.inference.HardConcreteGuide`; or several of
             the same model, one chain each: a sequence, or a mapping, whose keys are in ``posterior.attrs["chains"]``;
             or what ``infer_inclusion`` or ``exact_posterior`` returned: ``included`` (0 or 1), ``coefficient`` in
-            the user's units, ``intercept``, ``noise_scale`` and what else is unknown, with log-likelihoods and replicates;
-            chains are those of the sampler, and R-hat and ESS mean what they say.
+            the user's units, ``intercept``, ``noise_scale`` and what else is unknown, with log-likelihoods and
+            replicates; chains are those of the sampler, and R-hat and ESS mean what they say.
         num_samples: draws per guide, at least 1. They come from torch's global random state.
         data: arguments with which the guide's model observes, such as ``(x, y)``; ``()`` for a model that holds its
             data, as :class:`~l0bayes.models.SpikeSlabRegression` does. The model runs once for each draw.
