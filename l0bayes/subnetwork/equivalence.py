@@ -15,6 +15,7 @@ from l0bayes.compat import tree_leaves, tree_map_tensors
 from l0bayes.errors import StructureError
 from l0bayes.structure import GateGroup, Structure
 from l0bayes.subnetwork.replacing import kept_elsewhere
+from l0bayes.subnetwork.sorting import Sorting
 from l0bayes.subnetwork.trial import Trial
 
 
@@ -35,16 +36,18 @@ def leave_out_what_differs(trial: Trial, net: nn.Module, structure: Structure, i
     """
     bad = _used_from_elsewhere(net, structure, inputs)
     good: list[GateGroup] = [group for group in structure.groups if group.name not in bad]
-    if (what := trial.chance()) is not None:
-        raise StructureError(
-            f"net: {what} gives something else each time it runs, and not by one of torch's random functions, which "
-            "are held here, so gates cannot be tried out. Draw by those (torch.randn_like, torch.rand), or leave the "
-            "noise out while sparsify runs"
-        )
     tried: dict[str, str] = {}
+    differs = False
     for case in trial.cases():
-        candidates, good = good, []
-        trial.sort(case, candidates, good, tried)
+        if trial.agree(case, good):  # which what is random would not
+            continue
+        if not differs:
+            _refuse_chance(trial)
+        differs = True
+        sorting = Sorting(trial, case)
+        sorting.divide(good)
+        good = sorting.good
+        tried |= sorting.bad
     drawn = trial.chance(seed=1) if tried else None
     if drawn is not None:
         why = f"{drawn} gives random numbers, which may be others for another width: draw them by torch.randn_like"
@@ -57,6 +60,16 @@ def leave_out_what_differs(trial: Trial, net: nn.Module, structure: Structure, i
             "patterns in gates, or change what the reasons name"
         )
     return structure.without(bad)
+
+
+def _refuse_chance(trial: Trial) -> None:
+    """Raises if the network gives something else each time it runs, so that groups are not to blame."""
+    if (what := trial.chance()) is not None:
+        raise StructureError(
+            f"net: {what} gives something else each time it runs, and not by one of torch's random functions, which "
+            "are held here, so gates cannot be tried out. Draw by those (torch.randn_like, torch.rand), or leave the "
+            "noise out while sparsify runs"
+        )
 
 
 def _used_from_elsewhere(net: nn.Module, structure: Structure, inputs: tuple[Any, ...]) -> dict[str, str]:

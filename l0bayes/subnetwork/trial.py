@@ -1,11 +1,9 @@
 """A trial of a structure: a copy of the network with random weights, run masked and narrowed for telling gates."""
 
 import copy
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,58 +12,13 @@ from l0bayes.compat import tree_leaves, tree_map_tensors
 from l0bayes.errors import StructureError
 from l0bayes.layers.widths import attributes, computes_by_width
 from l0bayes.structure import GateGroup
+from l0bayes.subnetwork.cases import Case, early_closed, late_closed, one_open
 from l0bayes.subnetwork.chance import certain, drop_nothing, same, where_it_differs
 from l0bayes.subnetwork.compacted import compact_network
 from l0bayes.subnetwork.comparing import FewerDigits, LargestNumber, compare, compare_gradients, gradients
 from l0bayes.subnetwork.masked import masked_forward, multiplied
 from l0bayes.subnetwork.running import run_subnetwork
 from l0bayes.subnetwork.selection import Selector
-
-_Item = TypeVar("_Item")
-
-
-def _early_closed(size: int) -> Tensor:
-    """Gates of which a third is closed, irregularly and mostly early ones: equal parts would not lose equally many."""
-    generator = torch.Generator().manual_seed(size)
-    order = torch.rand(size, generator=generator, dtype=torch.float64) + 2 * torch.arange(size) / size
-    values = 0.25 + 0.5 * torch.rand(size, generator=generator, dtype=torch.float64)
-    values[order.argsort()[: max(size // 3, min(size - 1, 1))]] = 0.0
-    return values
-
-
-def _late_closed(size: int) -> Tensor:
-    """The other way round: what depends on the order of features shows in one of the two."""
-    return _early_closed(size).flip(0)
-
-
-def _one_open(size: int) -> Tensor:
-    """A single gate, in the middle: a dimension of size 1 may be taken for none."""
-    values = torch.zeros(size, dtype=torch.float64)
-    values[size // 2] = 0.5
-    return values
-
-
-@dataclass(frozen=True)
-class Case:
-    """Some gates, in evaluation or training mode, for a run or for the compacted network; with gradients or without."""
-
-    gates: Callable[[int], Tensor]
-    training: bool = False
-    compacted: bool = False
-    gradients: bool = False
-
-
-def _halves(of: Sequence[_Item]) -> tuple[Sequence[_Item], Sequence[_Item]]:
-    middle = len(of) // 2
-    return of[:middle], of[middle:]
-
-
-def _by_kind(groups: Sequence[GateGroup]) -> list[list[GateGroup]]:
-    """Groups of layers that are named alike but for numbers, which most often are built alike."""
-    kinds: dict[str, list[GateGroup]] = {}
-    for group in groups:
-        kinds.setdefault(re.sub(r"\d+", "", group.name), []).append(group)
-    return list(kinds.values())
 
 
 def _another(x: Tensor) -> Tensor:
@@ -205,41 +158,24 @@ class Trial:
 
     def cases(self) -> Iterator[Case]:
         """What is checked, the most telling first; training mode only where the full network runs in it."""
-        yield Case(_early_closed, gradients=True)
-        yield Case(_early_closed, compacted=True)
-        yield Case(_late_closed)
-        yield Case(_one_open)
+        yield Case(early_closed, gradients=True)
+        yield Case(early_closed, compacted=True)
+        yield Case(late_closed)
+        yield Case(one_open)
         if not self._trains:
             return
-        yield Case(_early_closed, training=True)
-        yield Case(_early_closed, training=True, compacted=True)
+        yield Case(early_closed, training=True)
+        yield Case(early_closed, training=True, compacted=True)
 
-    def sort(self, case: Case, groups: Sequence[GateGroup], good: list[GateGroup], bad: dict[str, str]) -> None:
-        """Puts each group where it belongs: most networks need one look.
-
-        Otherwise kind by kind, and by halves: what is written in for one layer is for those that are built alike. Where
-        the first of a kind differs, the others are looked at one by one, since they most often do too.
-        """
-        reason = self._difference(case, [*good, *groups], alone=len(groups) == 1) if groups else None
-        if reason is None:
-            good.extend(groups)
-        elif len(groups) == 1:
-            how = "compacted" if case.compacted else "with its closed features removed"
-            bad[groups[0].name] = f"{how} the network does not compute the same: {reason}"
-        elif len(kinds := _by_kind(groups)) > 1:
-            for half in _halves(kinds):
-                self.sort(case, [group for kind in half for group in kind], good, bad)
-        else:
-            first, *rest = groups
-            self.sort(case, [first], good, bad)
-            for part in [[one] for one in rest] if first.name in bad else _halves(rest):
-                self.sort(case, part, good, bad)
+    def agree(self, case: Case, groups: Sequence[GateGroup]) -> bool:
+        """Whether all is well with all groups at once, as it is for most networks."""
+        return not groups or self.difference(case, groups, alone=False) is None
 
     def _in_mode(self, case: Case) -> nn.Module:
         """The network; in training mode a fresh copy, since each run changes what it keeps from batch to batch."""
         return copy.deepcopy(self._net).train() if case.training else self._net
 
-    def _difference(self, case: Case, groups: Sequence[GateGroup], *, alone: bool) -> str | None:
+    def difference(self, case: Case, groups: Sequence[GateGroup], *, alone: bool) -> str | None:
         """How the subnetwork differs from the masked network; ``None`` if it does not.
 
         Args:
