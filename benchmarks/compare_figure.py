@@ -47,8 +47,8 @@ TITLES = {  # what is trained on what, the size, and the images if not all
     "wrn-16-1-half": ("WRN-16-1, CIFAR-10 (JPEG)", "half of the MACs", "15,000 images, "),
     "wrn-16-1-quarter": ("WRN-16-1, CIFAR-10 (JPEG)", "a quarter of the MACs", "15,000 images, "),
     "wrn-16-2-quarter": ("WRN-16-2, CIFAR-10 (JPEG)", "a quarter of the MACs", "15,000 images, "),
-    "wrn-16-1-half-long": ("WRN-16-1, CIFAR-10 (JPEG)", "half of the MACs", ""),
-    "wrn-16-1-quarter-long": ("WRN-16-1, CIFAR-10 (JPEG)", "a quarter of the MACs", ""),
+    "wrn-16-1-half-long": ("WRN-16-1, CIFAR-10 (JPEG)", "half of the MACs", "50,000 images, "),
+    "wrn-16-1-quarter-long": ("WRN-16-1, CIFAR-10 (JPEG)", "a quarter of the MACs", "50,000 images, "),
 }
 _COLUMNS = 3
 _LARGER = 1.05  # than asked, where a size is said
