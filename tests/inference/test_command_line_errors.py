@@ -167,6 +167,7 @@ def test_a_missing_configuration_file(tmp_path, capsys):
     assert "nowhere.yaml" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:no way leads")  # an epoch or two of four units
 def test_ctrl_c_and_the_same_command_again(tmp_path, capsys, monkeypatch):
     """Exit status 130, a line that names the file, and in the end the result of a run left alone."""
     command = [*SMALL, "--epochs", "2"]
