@@ -20,6 +20,7 @@ from l0bayes.sparse_module import SparseModule
 from l0bayes.sparsify import sparsify
 from l0bayes.structure import as_arguments
 from l0bayes.subnetwork.compacted import compact_network
+from l0bayes.subnetwork.comparing import weighted_sum
 from l0bayes.subnetwork.masked import masked_forward
 
 _SHARES = (1.0, 0.7, 0.3, 0.05)  # of the gates that are open
@@ -120,14 +121,10 @@ def _tensors(outputs: Any) -> Iterator[Tensor]:
 
 def _slopes(outputs: Any, leaves: list[Tensor]) -> list[Tensor]:
     """Gradients of a sum of all outputs, each with a weight of its own."""
-    terms = [
-        (value * torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype, device=value.device).view_as(value)).sum()
-        for value in _tensors(outputs)
-        if value.requires_grad
-    ]
-    if not terms:
+    total = weighted_sum(outputs)
+    if total is None:
         return [torch.zeros_like(leaf) for leaf in leaves]
-    return list(torch.autograd.grad(torch.stack(terms).sum(), leaves, materialize_grads=True))
+    return list(torch.autograd.grad(total, leaves, materialize_grads=True))
 
 
 def _largest(tensors: list[Tensor]) -> float:

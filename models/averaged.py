@@ -146,10 +146,7 @@ class Averaged(ABC):
 
     def top_models(self, number: int = 10) -> pd.DataFrame:
         """The most probable sets: columns ``predictors`` (names of the open gates), ``size`` and ``probability``."""
-        found = self._average().top(number)
-        inside = [[self.groups[gate] for gate in gates] for gates, _ in found]
-        sizes = [len(names) for names in inside]
-        return pd.DataFrame({"predictors": inside, "size": sizes, "probability": [prob for _, prob in found]})
+        return self._average().named(number)
 
     def coefficients_of(self, predictors: Sequence[str]) -> pd.DataFrame:
         """The coefficients of one set, such as :attr:`median_model`: ``name``, ``mean`` and ``sd``, scales integrated.

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from torch.distributions import Beta
 
 from l0bayes.models.column_products import ColumnProducts, log_levels
@@ -184,6 +185,13 @@ class ModelAverage:
         probs = np.bincount(numbers.ravel(), self.weights.ravel() / chains, len(found))
         best = np.argsort(-probs, kind="stable")[:number]
         return [(tuple(sorted({*found[m].tolist()} - {len(self.groups)})), float(probs[m])) for m in best]
+
+    def named(self, number: int) -> pd.DataFrame:
+        """The same by name: columns ``predictors`` (names of the open gates), ``size`` and ``probability``."""
+        found = self.top(number)
+        inside = [[self.groups[gate] for gate in gates] for gates, _ in found]
+        sizes = [len(names) for names in inside]
+        return pd.DataFrame({"predictors": inside, "size": sizes, "probability": [prob for _, prob in found]})
 
     @property
     def sizes(self) -> Arr:

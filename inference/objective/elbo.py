@@ -54,8 +54,12 @@ class ClosedFormKL_ELBO(HookedELBO):  # noqa: N801 (named as Pyro names its ELBO
 
     @property
     def draws_apart(self) -> int:
-        """Particles, if they are drawn one after the other and know nothing of each other; else 0."""
-        return 0 if self._antithetic or self.vectorize_particles else int(self.num_particles)
+        """Particles, if they are drawn one after the other and know nothing of each other; else 0.
+
+        A subclass may have a way of its own to draw, or to make an ELBO of what was drawn.
+        """
+        together = self._antithetic or self.vectorize_particles or type(self) is not ClosedFormKL_ELBO
+        return 0 if together else int(self.num_particles)
 
     def traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[tuple[Trace, Trace]]:
         """Traces of model and guide for each particle, in pairs if they are antithetic."""
@@ -89,13 +93,11 @@ class ClosedFormKL_ELBO(HookedELBO):  # noqa: N801 (named as Pyro names its ELBO
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The negative ELBO in nats, averaged over particles; its gradient is the estimate to train with."""
         loss = None if kwargs else direct_loss(model, guide, args, particles=self.draws_apart)
-        if loss is not None:
-            warn_if_nan(loss, "loss")
-            return loss
-        with parameters_unheard():  # autograd finds them; loss_and_grads, for SVI, needs them announced
-            traces = self.traces(model, guide, args, kwargs)
-            elbos = [_elbo(of_model, of_guide, self.max_plate_nesting) for of_model, of_guide in traces]
-        loss = -torch.stack(elbos).sum() / int(self.num_particles)  # vectorised particles are one trace
+        if loss is None:
+            with parameters_unheard():  # autograd finds them; loss_and_grads, for SVI, needs them announced
+                traces = self.traces(model, guide, args, kwargs)
+                elbos = [_elbo(of_model, of_guide, self.max_plate_nesting) for of_model, of_guide in traces]
+            loss = -torch.stack(elbos).sum() / int(self.num_particles)  # vectorised particles are one trace
         warn_if_nan(loss, "loss")
         return loss
 

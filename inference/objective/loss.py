@@ -64,7 +64,8 @@ class Objective(nn.Module):
     def _negative_elbo(self, batch: tuple[Any, ...]) -> Tensor:
         model: Any = self.model
         guide: Any = self.guide
-        if isinstance(self.elbo, ClosedFormKL_ELBO):
+        changed = self.fixed_gates is not None or self.kl_weight != 1
+        if changed and isinstance(self.elbo, ClosedFormKL_ELBO):  # which by itself knows of no changes
             changes: Any = {"gates": self.fixed_gates, "kl_weight": self.kl_weight}
             found = direct_loss(model, guide, batch, particles=self.elbo.draws_apart, **changes)
             if found is not None:

@@ -34,7 +34,7 @@ def by_enumeration(model: SpikeSlabRegression) -> InclusionPosterior:
         table=table,
         groups=model.groups,
         inclusion=found.inclusion,
-        models=_models(average),
+        models=average.named(_TOP).rename(columns={"predictors": "gates"}),
         sizes=found.sizes,
         gates=average,
         method="exact",
@@ -86,7 +86,7 @@ def by_gibbs(model: SpikeSlabRegression, chains: int | None, steps: int, seed: i
         table=table.assign(mcse=run.mcse, rhat=run.rhat, ess=run.ess),
         groups=model.groups,
         inclusion=run.inclusion,
-        models=_models(average),
+        models=average.named(_TOP).rename(columns={"predictors": "gates"}),
         sizes=average.sizes,
         gates=average,
         method="gibbs",
@@ -123,10 +123,3 @@ def _table(
             "sd": sd * scales.units,
         }
     )
-
-
-def _models(average: ModelAverage) -> pd.DataFrame:
-    found = average.top(_TOP)
-    inside = [[average.groups[gate] for gate in gates] for gates, _ in found]
-    sizes = [len(names) for names in inside]
-    return pd.DataFrame({"gates": inside, "size": sizes, "probability": [prob for _, prob in found]})

@@ -51,9 +51,8 @@ class DrawnGates(GatePlan):
         if self._fixed:
             self._round()
             fixed, sparse = self.guide.point(), find_sparse(self.model)
-            self.objective.fixed_gates = fixed | self.guide.means(
-                sparse.prior.inclusion_sites
-            )  # only gates inform those
+            # Inclusion probabilities are fixed too: only gates inform them.
+            self.objective.fixed_gates = fixed | self.guide.means(sparse.prior.inclusion_sites)
             self.objective.penalties = (partial(sparse.slab_penalty, fixed),)
         else:
             self.objective.fixed_gates = None

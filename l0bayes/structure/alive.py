@@ -46,8 +46,7 @@ class Alive:
         """
         if self._enough(opened):
             return True
-        state = np.append(torch.cat([opened[group.name].detach().cpu() for group in self._groups]).numpy(), True)
-        reached = self._graph.ways(np.where(state, 0.0, CLOSED)).score
+        reached = self._graph.ways(np.where(self._state(opened), 0.0, CLOSED)).score
         return all((reached[nodes] > CLOSED).any() for nodes in self._targets)
 
     def complete(self, opened: Mapping[str, Tensor], log_odds: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -64,7 +63,7 @@ class Alive:
         if self._enough(opened):
             return dict(opened)
         names = [group.name for group in self._groups]
-        state = np.append(torch.cat([opened[name].detach().cpu() for name in names]).numpy(), True)
+        state = self._state(opened)
         if self._seen is not None and np.array_equal(state, self._seen):
             return dict(opened)
         odds = torch.cat([log_odds[name].detach().double().cpu() for name in names])
@@ -79,6 +78,10 @@ class Alive:
             return dict(opened)
         parts = torch.from_numpy(state[:-1]).split([group.size for group in self._groups])
         return {**opened, **{name: part.to(opened[name].device) for name, part in zip(names, parts, strict=True)}}
+
+    def _state(self, opened: Mapping[str, Tensor]) -> _Bools:
+        """Open gates by their numbers; what stands for no gate is open."""
+        return np.append(torch.cat([opened[group.name].detach().cpu() for group in self._groups]).numpy(), True)
 
     def _enough(self, opened: Mapping[str, Tensor]) -> bool:
         """Whether counting tells: an open unit in each group makes a way, where none has gates over single readers."""

@@ -34,18 +34,24 @@ def compare(found: Any, wanted: Any, *, double: bool = True, largest: float | No
             torch.testing.assert_close(one, other, rtol=0, atol=atol, check_dtype=False, equal_nan=True)
 
 
-@torch.enable_grad()
-def gradients(net: nn.Module, outputs: Any) -> list[Tensor | None]:
-    """Gradients of a sum of a network's outputs, each with a weight of its own, in the network's parameters."""
+def weighted_sum(outputs: Any) -> Tensor | None:
+    """A sum of outputs that have gradients, each with a weight of its own, in float64; ``None`` if there are none."""
     terms = [
         (y.double() * torch.linspace(0.5, 1.5, y.numel(), dtype=torch.float64, device=y.device).reshape(y.shape)).sum()
         for y in tree_leaves(outputs)
         if isinstance(y, Tensor) and y.is_floating_point() and y.requires_grad
     ]
+    return torch.stack(terms).sum() if terms else None
+
+
+@torch.enable_grad()
+def gradients(net: nn.Module, outputs: Any) -> list[Tensor | None]:
+    """Gradients of a sum of a network's outputs, each with a weight of its own, in the network's parameters."""
+    total = weighted_sum(outputs)
     parameters = [p for p in net.parameters() if p.requires_grad]
-    if not terms:
+    if total is None:
         return [None] * len(parameters)
-    found = torch.autograd.grad(torch.stack(terms).sum(), parameters, allow_unused=True)
+    found = torch.autograd.grad(total, parameters, allow_unused=True)
     return [g.to_dense() if g is not None and g.layout != torch.strided else g for g in found]
 
 

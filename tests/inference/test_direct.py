@@ -185,6 +185,22 @@ def test_hooks_are_called(part, both):
     assert heard == [part] * 2
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_an_elbo_of_ones_own_is_asked_for_its_traces(fixed):
+    class Traced(ClosedFormKL_ELBO):
+        asked = 0
+
+        def trace_pair(self, *args):
+            self.asked += 1
+            return super().trace_pair(*args)
+
+    model, guide = built()
+    objective = Objective(Traced(), model, guide)
+    objective.fixed_gates = guide.point() if fixed else None
+    objective(*batch())
+    assert objective.elbo.asked == 1
+
+
 class Listener(Messenger):
     def __init__(self):
         super().__init__()

@@ -127,16 +127,6 @@ def test_what_open_gates_cost_given_those_before_adds_up_to_all(example):
     assert paid.item() == pytest.approx(cost.total(everything).item(), rel=1e-12)
 
 
-@each_example
-def test_tables_by_group_give_what_one_table_gives(example, monkeypatch):
-    build, x, gates = example
-    structure = sparsify(build(), x, gates=gates).structure
-    probs, costs = random_probs(structure), random_costs(structure)
-    whole = ExpectedCost(structure, costs).total(probs)
-    monkeypatch.setattr(expected_cost, "_LARGEST", 0)
-    torch.testing.assert_close(ExpectedCost(structure, costs).total(probs), whole)
-
-
 def random_structure(draw):
     """Tensors of up to three dimensions, of which up to two have gates, of up to two groups each, with gaps."""
     sizes, shapes, tables = [draw.randint(1, 3) for _ in range(draw.randint(1, 4))], {}, {}
