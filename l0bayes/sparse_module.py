@@ -83,6 +83,7 @@ class SparseModule(OwnedModule):
         self._read_once = read_once
         self._held: dict[str, Tensor] | None = None
         self._stand_in: tuple[nn.Module, ...] = ()  # in a tuple: its parameters are not ours
+        self._narrowed: tuple[int, bool] = (1, False)
         self._options = dict(options)
         self._default = default
         self._example_shapes = example_shapes
@@ -102,7 +103,7 @@ class SparseModule(OwnedModule):
         self.units = {g.name: before[g.name][left[g.name]] if left else torch.arange(g.size) for g in structure.groups}
         self.structure = structure
         self._live: dict[tuple[Amount, str], LiveCost] = {}
-        self._select = Selector(self.child("net"), structure.groups, _NARROW_BELOW)
+        self._selectors: dict[tuple[int, bool], Selector] = {}
         self._alive: Alive | None = None
         self._slab: Slab | None = None
         if self.slab == "normal":
@@ -264,6 +265,32 @@ class SparseModule(OwnedModule):
             yield
         finally:
             self._stand_in = before
+
+    @contextmanager
+    def narrowing(self, *, round_to: int = 1, masked: bool = False) -> Iterator[None]:
+        """Within it, subnetworks have widths that suit a device; what they compute is the same.
+
+        Args:
+            round_to: each group keeps a multiple of this many units, or all it has; those besides the open ones are
+                multiplied by 0.
+            masked: all units are kept, and closed ones are multiplied by 0: nothing is saved, shapes stay, and which
+                gates are open is never read from the device.
+        """
+        before, self._narrowed = self._narrowed, (round_to, masked)
+        try:
+            yield
+        finally:
+            self._narrowed = before
+
+    @property
+    def _select(self) -> Selector:
+        if self._narrowed not in self._selectors:
+            round_to, masked = self._narrowed
+            whole = frozenset(group.name for group in self.groups) if masked else frozenset()
+            self._selectors[self._narrowed] = Selector(
+                self.child("net"), self.groups, _NARROW_BELOW, whole=whole, round_to=round_to
+            )
+        return self._selectors[self._narrowed]
 
     def draw_weights(self) -> dict[str, Tensor]:
         """One draw of the weights that are normal, given that all gates are open, by name; none if they are points."""

@@ -112,7 +112,10 @@ class TrainOptions(FitOptions):
         epochs = self.epochs + self.fine_tune
         by_evidence = self.selection != "svi" and not self.of_drawn_gates
         schedule = self.schedule or ("late_cosine" if by_evidence else "constant")
-        of_gates = {"shrink_below": None, "num_particles": 1, "antithetic": False, "selection": None}
+        of_gates = {"shrink_below": None, "num_particles": 1, "antithetic": False, "selection": None} | {
+            "round_to": 1,
+            "masked": False,
+        }
         return options.changed(epochs=epochs, fine_tune=0, schedule=schedule, **of_gates)
 
     @property

@@ -23,6 +23,7 @@ class Objective(nn.Module):
         model: a Pyro model that is a module.
         guide: its guide.
         bf16: whether to run in bfloat16 autocast.
+        round_to, masked: of subnetworks, see :meth:`~l0bayes.SparseModule.narrowing`.
 
     Attributes:
         kl_weight: what the KL is multiplied by.
@@ -34,12 +35,22 @@ class Objective(nn.Module):
         negative_elbo: of the last batch, without penalties.
     """
 
-    def __init__(self, elbo: ELBO, model: nn.Module, guide: nn.Module, *, bf16: bool = False) -> None:
+    def __init__(
+        self,
+        elbo: ELBO,
+        model: nn.Module,
+        guide: nn.Module,
+        *,
+        bf16: bool = False,
+        round_to: int = 1,
+        masked: bool = False,
+    ) -> None:
         super().__init__()
         self.elbo: Any = elbo  # Pyro types differentiable_loss nowhere
         self.model = model
         self.guide = guide
         self.bf16 = bf16
+        self._round_to, self._masked = round_to, masked
         self.kl_weight = 1.0
         self.fixed_gates: dict[str, Tensor] | None = None
         self.penalties: tuple[Any, ...] = ()
@@ -50,6 +61,9 @@ class Objective(nn.Module):
     def forward(self, *batch: Any) -> Tensor:
         """The loss with its penalties, a scalar; its gradient is the one to train with."""
         with ExitStack() as stack:
+            if self._round_to > 1 or self._masked:
+                sparse = find_sparse(self.model)
+                stack.enter_context(sparse.narrowing(round_to=self._round_to, masked=self._masked))
             if self.stand_in is not None:
                 stack.enter_context(find_sparse(self.model).standing_in(self.stand_in))
             if self.teacher is not None:

@@ -41,6 +41,9 @@ def fingerprint(objective: Objective, loader: Any, options: FitOptions) -> dict[
         "elbo": type(objective.elbo).__qualname__,
         "bf16": options.bf16,
         "independent_draws": options.independent_draws,
+        **(
+            {"round_to": options.round_to} if options.round_to > 1 else {}
+        ),  # as checkpoints of before say nothing of it
         "train_loader": describe(loader),
     }
 

@@ -163,7 +163,7 @@ def fit(
         deferred_interrupt() as interruption,
     ):
         elbo = elbo or ClosedFormKL_ELBO(num_particles=asked.num_particles, antithetic=asked.antithetic)
-        objective = Objective(elbo, model, guide, bf16=asked.bf16)
+        objective = Objective(elbo, model, guide, bf16=asked.bf16, round_to=asked.round_to, masked=asked.masked)
         if teacher is not None:
             objective.teacher = Teacher(check_teacher(teacher, model), teacher, asked.teacher_weight, asked.temperature)
         see_first_batch(guide, train_loader)

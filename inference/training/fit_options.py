@@ -26,7 +26,7 @@ _NUMBERS: dict[str, tuple[str, Any]] = {
     "shrink_below": ("in [0, 1), or none", lambda v: 0 <= v < 1),
 }
 _OF_DRAWN_GATES = ("gate_lr", "kl_warmup", "num_particles", "antithetic", "independent_draws", "shrink_below")
-_COUNTS = {"epochs": 1, "fine_tune": 0, "num_particles": 1, "accumulate": 1, "patience": 1}
+_COUNTS = {"epochs": 1, "fine_tune": 0, "num_particles": 1, "accumulate": 1, "patience": 1, "round_to": 1}
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,11 @@ class FitOptions:
         bf16: run the network in bfloat16 autocast; gates, KLs and parameters stay float32.
         compile: run the network through ``torch.compile`` while it keeps its shape: in fine-tuning, or without gates.
         channels_last: keep images and convolutions in that layout.
+        round_to: while gates are drawn or closing, and in what is left of the network, each group keeps a multiple of
+            this many units, or all it has, those besides the open ones multiplied by 0: 8 suits the matrix units of
+            GPUs. What is computed is the same.
+        masked: while gates are drawn or closing, all units are computed, and closed ones multiplied by 0: shapes stay,
+            and the device is never asked which gates are open. For devices on which small shapes are no faster.
         selection: how gates are moved. ``"evidence"``: all are open at first; then those close for which the data say
             least, against what they cost; for most of the run the network that is left is trained by itself, see
             :mod:`l0bayes.inference.training.gates_by_evidence`. ``"svi"``: gates are drawn in each step and follow
@@ -92,6 +97,8 @@ class FitOptions:
     bf16: bool = False
     compile: bool = False
     channels_last: bool = False
+    round_to: int = 1
+    masked: bool = False
     selection: Selection | None = None
     teacher_weight: float = 0.9
     temperature: float = 4.0
@@ -106,6 +113,8 @@ class FitOptions:
         check_fields(self)
         if self.selection == "evidence" and (drawn := self.of_drawn_gates):
             raise ValueError(f"{drawn[0]} is an option of drawn gates; leave it out, or choose selection='svi'")
+        if self.masked and self.round_to > 1:
+            raise ValueError(f"round_to={self.round_to} is for subnetworks; with masked=True all units are computed")
         if self.kl_warmup > self.epochs:
             raise ValueError(f"kl_warmup must be at most epochs, {self.epochs}; got {self.kl_warmup}")
         if self.antithetic and self.num_particles % 2:

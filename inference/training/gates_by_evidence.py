@@ -224,7 +224,7 @@ class GatesByEvidence(GatePlan):
     def _finish(self) -> None:
         """Compacts; from here on the small network is trained."""
         self._optimizer.zero_grad()
-        self._finishing = Finishing(self._sparse, self._opened)
+        self._finishing = Finishing(self._sparse, self._opened, self.options.round_to)
         self._finishing.take_place(self._optimizer)
         self.stored["finishing"] = self._finishing.net
         self._hold()

@@ -68,8 +68,10 @@ def check_options(
     """Raises where options of ``fit`` ask for what model, loaders or ELBO do not have."""
     if own_elbo and (options.antithetic or options.num_particles > 1):
         raise ValueError("antithetic and num_particles are options of the default ELBO; give them to elbo itself")
-    if options.shrink_below is not None and not is_gated(model):
-        raise ValueError(f"shrink_below={options.shrink_below} needs a network made by sparsify; the model has none")
+    for name in ("shrink_below", "round_to", "masked"):
+        value = getattr(options, name)
+        if value != getattr(FitOptions, name) and not is_gated(model):
+            raise ValueError(f"{name}={value} needs a network made by sparsify; the model has none")
     if options.patience is not None and (validation is None or not isinstance(model, Likelihood)):
         raise ValueError("patience needs a validation_loader, and a model such as Classifier that knows an error")
     if (options.fine_tune or targets) and not is_gated(model):

@@ -195,6 +195,29 @@ def test_what_cannot_be_taken_out_stays_zero_while_the_finished_network_trains(k
     torch.testing.assert_close(finishing.net(x), sparse.run(gates, x))
 
 
+def test_what_the_optimizer_remembers_does_not_move_what_stays_zero():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
+    sparse = sparsify(net, torch.randn(2, 5), gates="unit", min_units=0)
+    optimizer = torch.optim.Adam(sparse.child("net").parameters(), 0.1)
+    x = torch.randn(7, 5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (sparse.child("net")(x) - 1).square().sum().backward()
+        optimizer.step()
+    opened = {group.name: torch.arange(group.size) % 3 == 0 for group in sparse.groups}
+    opened["2.unit"][:] = False
+    finishing = Finishing(sparse, opened)
+    finishing.take_place(optimizer)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (finishing.net(x) - 1).square().sum().backward()
+        optimizer.step()
+    finishing.write_back()
+    gates = {name: gate.float() for name, gate in opened.items()}
+    torch.testing.assert_close(finishing.net(x), sparse.run(gates, x))
+
+
 def test_other_parameters_of_the_model_train_in_every_phase():
     torch.manual_seed(0)
     x = torch.randn(80, 4)
