@@ -1,4 +1,4 @@
-"""What the paper leaves open, on scikit-learn's digits: do seeds agree, do gates come back, which test-time rule, how many draws.
+"""What the paper leaves open, on the digits: do seeds agree, do gates come back, which test-time rule, how many draws.
 
 For an MLP and for a convolutional network with batch normalisation, asked for 10 % of their parameters.
 """
