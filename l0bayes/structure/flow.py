@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from l0bayes.compat import READS_ONE_NUMBER, TorchDispatchMode, tree_leaves, tree_map_tensors
+from l0bayes.compat import READS_ONE_NUMBER, TorchDispatchMode, tree_leaves
 from l0bayes.errors import StructureError
+from l0bayes.inputs import Inputs, is_cache
 from l0bayes.structure.call import Call
 from l0bayes.structure.labelling import Labelling
 from l0bayes.structure.operations import follow
@@ -50,7 +51,7 @@ class Flow(TorchDispatchMode):
         self._touched: Any = WeakIdKeyDictionary()
 
     @torch.inference_mode()
-    def run(self, inputs: tuple[Any, ...]) -> None:
+    def run(self, inputs: Inputs) -> None:
         """Runs the network once.
 
         Args:
@@ -59,17 +60,16 @@ class Flow(TorchDispatchMode):
         Raises:
             StructureError: if the network's course depends on the data, or its outputs are no tensors.
         """
-        inputs = tree_map_tensors(torch.clone, inputs)
-        for value in tree_leaves(inputs):
-            if isinstance(value, Tensor):
-                self._touched[value] = True
-                self.labelling.label_input(value)
+        inputs = inputs.map(torch.clone)
+        for value in inputs.tensors:
+            self._touched[value] = True
+            self.labelling.label_input(value)
         with self._following_modules(), _Reading(self), self:
-            outputs = self.net(*inputs)
+            outputs = inputs.call(self.net)
         for value in tree_leaves(outputs):
             if isinstance(value, Tensor):
                 self.labelling.features.freeze_sink(self.labelling.known(value), "its features leave the network")
-            elif not isinstance(value, int | float | str | None):
+            elif not isinstance(value, int | float | str | None) and not is_cache(value):
                 raise StructureError(
                     f"net returns a {type(value).__name__}, in which features could leave the network unseen. Return "
                     "tensors, or tuples, lists or dicts of tensors"

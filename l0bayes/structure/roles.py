@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from l0bayes.compat import tree_map_tensors
 from l0bayes.errors import StructureError
+from l0bayes.inputs import Inputs
 from l0bayes.layers.fewer_heads import supports
 from l0bayes.layers.kinds import CONVOLUTIONS
 from l0bayes.structure.flow import Flow
 from l0bayes.structure.links import Link, Links
 from l0bayes.structure.multiplications import unfused_attention
-from l0bayes.structure.names import as_arguments, join_name, layer_of, rows_of, shared_parameters
+from l0bayes.structure.names import join_name, layer_of, shared_parameters
 
 _GATED = (nn.Linear, *CONVOLUTIONS, nn.Embedding, nn.MultiheadAttention)
 
@@ -29,7 +29,7 @@ class Roles:
 
     Args:
         net: the network; it is copied, never touched.
-        example_input: an input, or a tuple of inputs, that ``net`` accepts, with a batch dimension.
+        example_input: what ``net`` accepts, with a batch dimension, see :meth:`~l0bayes.inputs.Inputs.of`.
 
     Raises:
         StructureError: if the network does not run on the input, or its course depends on the data.
@@ -51,8 +51,8 @@ class Roles:
 
     def __init__(self, net: nn.Module, example_input: Any) -> None:
         self.net = _copied(net).cpu()
-        inputs = tree_map_tensors(Tensor.cpu, as_arguments(example_input))
-        self.rows = rows_of(inputs)
+        inputs = Inputs.of(example_input).map(Tensor.cpu)
+        self.rows = inputs.rows or 1
         flow = Flow(self.net)
         self.modules = dict(self.net.named_modules())
         self._trained = {name for name, _ in self.net.named_parameters()}
@@ -77,7 +77,7 @@ class Roles:
         self.makers = self._who(reads=False)
         self.readers = self._who(reads=True)
 
-    def _run(self, flow: Flow, inputs: tuple[Any, ...]) -> None:
+    def _run(self, flow: Flow, inputs: Inputs) -> None:
         try:
             with unfused_attention(), torch.random.fork_rng(devices=()):
                 self.net.eval()
@@ -91,16 +91,16 @@ class Roles:
             raise StructureError(self._why_not_followed(inputs, error)) from error
 
     @torch.no_grad()
-    def _why_not_followed(self, inputs: tuple[Any, ...], error: Exception) -> str:
+    def _why_not_followed(self, inputs: Inputs, error: Exception) -> str:
         """What is wrong: the example, or what the network does with it."""
         kind = type(self.net).__name__
         try:
             with torch.random.fork_rng(devices=()):
-                self.net.eval()(*tree_map_tensors(torch.clone, inputs))
+                inputs.map(torch.clone).call(self.net.eval())
         except Exception as plain:  # noqa: BLE001 (whatever it says, it says it without us)
             return (
-                f"example_input: {kind} does not run on it ({plain}). Pass an input of the shape and type the network "
-                "takes, with a batch dimension"
+                f"example_input: {kind} does not run on {inputs.described()} ({type(plain).__name__}: {plain}). Pass "
+                "what the network takes, of the right shape and type, with a batch dimension"
             )
         return (
             f"net: {kind} runs on the example, but not while its features are followed ({error}). Derivatives "
@@ -117,7 +117,7 @@ class Roles:
                 "decision out of the network"
             )
 
-    def _trains(self, flow: Flow, inputs: tuple[Any, ...]) -> None:
+    def _trains(self, flow: Flow, inputs: Inputs) -> None:
         """Training mode may take other ways, such as auxiliary heads; it need not run on the example."""
         try:
             self.net.train()

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from l0bayes.inputs import Inputs
 from l0bayes.layers.select_inputs import feature_dim, select_features, unfused
 from l0bayes.layers.widths import attributes, computes_by_width
 from l0bayes.structure.names import by_owner
-from l0bayes.subnetwork.noisy_weights import NoisyWeights, number_of_rows
+from l0bayes.subnetwork.noisy_weights import NoisyWeights
 from l0bayes.subnetwork.selection import Selection
 from l0bayes.subnetwork.tensors import tensor_of
 
@@ -27,7 +28,7 @@ def run_subnetwork(net: nn.Module, selection: Selection, *args: Any, **kwargs: A
         stack.enter_context(_narrow_inputs(net, selection.features))
         stack.enter_context(_narrow_widths(net, tensors))
         if selection.noise is not None:
-            stack.enter_context(NoisyWeights(tensors, selection.noise, number_of_rows(args)))
+            stack.enter_context(NoisyWeights(tensors, selection.noise, Inputs(args, kwargs).rows))
         output = functional_call(net, tensors, args, kwargs, tie_weights=False)
     for name, (dim, keep) in selection.kept.items():
         if net.get_submodule(name.rpartition(".")[0]).training:
