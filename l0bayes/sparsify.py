@@ -113,7 +113,8 @@ def sparsify(
     device = next(net.parameters()).device.type
     with one_thread("sparsify"), torch.autocast(device, enabled=False), chance_kept(net):
         refuse_recomputation(net, inputs)
-        trial = Trial(net, inputs)
+        place = inputs.tensors[0].device
+        trial = Trial(net, inputs, [course.map(lambda x: x.to(place)) for course in roles.courses])
         found, structure = structure, leave_out_what_differs(trial, net, structure, inputs)
         by_default = {g.name for g in structure.groups if g.kind == "unit" and options[g.layer].min_units is None}
         vanishing = {group.name for group in structure.groups if group.name in by_default and group.min_units == 0}

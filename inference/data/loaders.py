@@ -38,16 +38,22 @@ def first_batch(loader: Iterable[Any]) -> Any:
     return batch
 
 
-def arguments_of(batch: Any) -> tuple[Any, ...]:
+def arguments_of(batch: Any, loader: str = "train_loader") -> tuple[Any, ...]:
     """A batch as the arguments of a model: a mapping, of keyword inputs and targets, is one of them.
 
+    Args:
+        batch: what a loader gave.
+        loader: the argument that it came in.
+
     Raises:
-        DataError: if it is none.
+        DataError: if it is neither a tuple nor a mapping.
     """
     if isinstance(batch, Mapping):
         return (batch,)
     if not isinstance(batch, tuple | list):
-        raise DataError(f"a batch must be a tuple of the model's arguments, or a mapping; got {type(batch).__name__}")
+        raise DataError(
+            f"{loader} must give tuples of the model's arguments, or mappings; got a {type(batch).__name__}"
+        )
     return tuple(batch)
 
 

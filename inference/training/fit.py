@@ -115,7 +115,8 @@ def fit(
         train_loader: an iterable of batches, each a tuple of the model's arguments, ``(x, y)``, or a mapping that is
             its one argument, ``{"input_ids": …, "labels": …}``: a :class:`~l0bayes.inference.TensorBatches` or any data
             loader. Seed torch before the call for a reproducible order of data and draws of gates. Torch generators of
-            the loader's own are resumed too, and samplers that want to know the epoch (``DistributedSampler``) are told.
+            the loader's own are resumed too, and samplers that want to know the epoch (``DistributedSampler``) are
+            told.
         validation_loader: batches on which to report the error after each epoch.
         checkpoint: a file written after every epoch and on Ctrl-C. If it exists, the run resumes from there, as
             if it had never stopped.

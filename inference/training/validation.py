@@ -121,8 +121,6 @@ def see_first_batch(guide: Any, loader: Iterable[Any]) -> None:
 
 def check_batch(objective: Any, batch: Any) -> None:
     """Runs model and guide once, to find what could never be trained; nothing is changed by it."""
-    if not isinstance(batch, (tuple, list)):
-        raise DataError(f"train_loader must give tuples of the model's arguments; got a {type(batch).__name__}")
     _check_number(objective.model, batch)
     state = random_state()
     device = next((parameter.device.type for parameter in objective.parameters()), "cpu")

@@ -14,6 +14,7 @@ from l0bayes.errors import StructureError
 from l0bayes.inputs import Inputs
 from l0bayes.layers.fewer_heads import supports
 from l0bayes.layers.kinds import CONVOLUTIONS
+from l0bayes.structure.courses import other_courses
 from l0bayes.structure.flow import Flow
 from l0bayes.structure.links import Link, Links
 from l0bayes.structure.multiplications import unfused_attention
@@ -47,6 +48,7 @@ class Roles:
         macs: multiply-accumulates of each weight on the example.
         products: those without a weight: labels of the results, how many each, and in which module.
         other_macs: module to those whose features no rule knows.
+        courses: inputs with other integers or booleans, on which the network takes other courses.
     """
 
     def __init__(self, net: nn.Module, example_input: Any) -> None:
@@ -59,7 +61,7 @@ class Roles:
         self._run(flow, inputs)
         self._flow = flow.labelling
         self._called = flow.called
-        self._refuse_other_ways(flow.sized_by_data)
+        self._refuse_other_ways(flow.sized_by_data, flow.reads_data)
         read = [torch.zeros(1, dtype=torch.int64), *(axis.labels for axis in self._flow.axes.values())]
         self.classes = self._flow.features.classes(torch.cat(read))
         self.shared = {
@@ -84,6 +86,9 @@ class Roles:
                 flow.run(inputs)
                 seen = flow.labelling
                 self.macs, self.products, self.other_macs = dict(seen.macs), [*seen.products], dict(seen.other_macs)
+                self.courses = other_courses(self.net, inputs) if flow.reads_data else []
+                for other in self.courses:
+                    flow.run(other)
                 self._trains(flow, inputs)
         except StructureError:
             raise
@@ -107,15 +112,23 @@ class Roles:
             "(torch.autograd.grad, torch.func) cannot be: take them outside of the network"
         )
 
-    def _refuse_other_ways(self, sized_by_data: str | None) -> None:
+    def _refuse_other_ways(self, sized_by_data: str | None, reads_data: str | None) -> None:
         """How many rows a mask leaves may decide which layers run: then those that did not are another course."""
-        idle = [name for name, m in self.modules.items() if isinstance(m, _GATED) and name not in self._called]
-        if sized_by_data is not None and idle:
-            raise StructureError(
-                f"net: the shape of what {sized_by_data} computes depends on the values of the data, and {idle[0]!r} "
-                "did not run: which layers run may depend on them too. Pass an example on which all run, or take the "
-                "decision out of the network"
-            )
+        ran = {id(p) for name in self._called for p in self.modules[name].parameters(recurse=False)}
+        idle = [name for name, m in self.modules.items() if isinstance(m, _GATED) and not self._has_run(name, ran)]
+        if not idle or (sized_by_data is None and reads_data is None):
+            return
+        what = f"the shape of what {sized_by_data}" if sized_by_data is not None else f"what {reads_data}"
+        raise StructureError(
+            f"net: {what} computes depends on the values of the data, and {idle[0]!r} did not run: which layers run "
+            "may depend on them too. Pass an example on which all run, or take the decision out of the network"
+        )
+
+    def _has_run(self, layer: str, ran: set[int]) -> bool:
+        """Whether a layer did, or one that has its weights, or the attention around it."""
+        own, around = self.modules[layer].parameters(recurse=False), self.modules.get(layer.rpartition(".")[0])
+        shared = any(id(parameter) in ran for parameter in own)
+        return layer in self._called or shared or isinstance(around, nn.MultiheadAttention)
 
     def _trains(self, flow: Flow, inputs: Inputs) -> None:
         """Training mode may take other ways, such as auxiliary heads; it need not run on the example."""

@@ -33,10 +33,12 @@ class Trial:
     Args:
         net: the network.
         inputs: an example of its arguments.
+        courses: others, on which it takes other courses.
     """
 
-    def __init__(self, net: nn.Module, inputs: Inputs) -> None:
+    def __init__(self, net: nn.Module, inputs: Inputs, courses: Sequence[Inputs] = ()) -> None:
         self._net, self._inputs = copy.deepcopy(net).eval(), inputs
+        self._courses = tuple(courses)
         drop_nothing(self._net)
         self._double = False
         self._known: tuple[Any, Any] = (None, None)  # outputs of the masked network, and what they were computed for
@@ -125,9 +127,12 @@ class Trial:
     @torch.no_grad()
     def _turn_to_double(self) -> None:
         """Turns to float64, unless the network insists on a dtype, in one of the modes that it runs in."""
-        net, inputs = self._net, self._inputs
+        net, inputs, courses = self._net, self._inputs, self._courses
         self._net = copy.deepcopy(net).double()
-        self._inputs = inputs.map(lambda x: x.double() if x.is_floating_point() else x)
+        self._inputs, *others = (
+            one.map(lambda x: x.double() if x.is_floating_point() else x) for one in (inputs, *courses)
+        )
+        self._courses = tuple(others)
         try:
             with certain(self._net), FewerDigits() as digits:
                 self._given().call(self._net)
@@ -136,7 +141,7 @@ class Trial:
         except Exception:  # noqa: BLE001 (whatever it says)
             fits = False
         if not fits:
-            self._net, self._inputs = net, inputs
+            self._net, self._inputs, self._courses = net, inputs, courses
 
     @torch.no_grad()
     def sees_the_input(self, groups: Sequence[GateGroup], closed: set[str]) -> bool:
@@ -153,9 +158,10 @@ class Trial:
             return True
         return any(isinstance(y, Tensor) and not torch.equal(y, z) for y, z in zip(first, second, strict=True))
 
-    def _given(self) -> Inputs:
+    def _given(self, case: Case | None = None) -> Inputs:
         """The inputs, anew for each run: the network may write into them."""
-        return self._inputs.map(torch.clone)
+        inputs = self._courses[case.course - 1] if case is not None and case.course else self._inputs
+        return inputs.map(torch.clone)
 
     def cases(self) -> Iterator[Case]:
         """What is checked, the most telling first; training mode only where the full network runs in it."""
@@ -163,6 +169,8 @@ class Trial:
         yield Case(early_closed, compacted=True)
         yield Case(late_closed)
         yield Case(one_open)
+        for number in range(len(self._courses)):
+            yield Case(early_closed, course=number + 1)
         if not self._trains:
             return
         yield Case(early_closed, training=True)
@@ -199,7 +207,7 @@ class Trial:
         net = self._in_mode(case)
         backwards = case.gradients or not self._double
         with torch.set_grad_enabled(backwards), certain(self._net):
-            given = self._given()
+            given = self._given(case)
             selected = run_subnetwork(net, self._select(groups)(net, gates), *given.args, **given.kwargs)  # fails early
         self._compare(selected, case, groups, gates)
         wanted = self._masked_gradients(case, groups, gates) if backwards else None
@@ -214,7 +222,7 @@ class Trial:
         full = self._in_mode(case)
         try:
             with certain(self._net):
-                given = self._given()
+                given = self._given(case)
                 masked = masked_forward(full, groups, gates, *given.args, **given.kwargs)
             return gradients(full, masked)
         except Exception:  # noqa: BLE001 (whatever it says, it has none to compare)
@@ -236,7 +244,7 @@ class Trial:
         full = self._in_mode(case)
         small = compact_network(full, groups, gates)
         with certain(self._net):
-            outputs = self._given().call(small)
+            outputs = self._given(case).call(small)
         try:
             self._compare(outputs, case, groups, gates)
         except AssertionError as error:
@@ -269,7 +277,7 @@ class Trial:
 
         Only where they seem not to be does it look at the numbers in between, whose rounding there may be left.
         """
-        key = (case.gates, case.training, tuple(group.name for group in groups))
+        key = (case.gates, case.training, case.course, tuple(group.name for group in groups))
         if key != self._known[0]:
             self._known = key, self._masked(case, groups, gates)
         try:
@@ -285,4 +293,4 @@ class Trial:
     def _masked(self, case: Case, groups: Sequence[GateGroup], gates: Mapping[str, Tensor], seed: int = 0) -> Any:
         net = self._in_mode(case)
         with multiplied(net, groups, gates), certain(net, seed):
-            return self._given().call(net)
+            return self._given(case).call(net)
