@@ -14,6 +14,7 @@ from l0bayes.compat import tree_leaves
 from l0bayes.errors import StructureError
 from l0bayes.inputs import Inputs
 from l0bayes.structure import GateGroup, Structure
+from l0bayes.subnetwork.padding import padded_instead
 from l0bayes.subnetwork.replacing import kept_elsewhere
 from l0bayes.subnetwork.sorting import Sorting
 from l0bayes.subnetwork.trial import Trial
@@ -29,7 +30,7 @@ def leave_out_what_differs(trial: Trial, net: nn.Module, structure: Structure, i
         inputs: an example of its arguments.
 
     Returns:
-        The structure, with such groups listed as dense.
+        The structure, with such groups listed as dense, or padded where that helps.
 
     Raises:
         StructureError: if no group is left.
@@ -48,6 +49,12 @@ def leave_out_what_differs(trial: Trial, net: nn.Module, structure: Structure, i
         sorting.divide(good)
         good = sorting.good
         tried |= sorting.bad
+    failed = [group for group in structure.groups if group.name in tried]
+    padded = padded_instead(trial, net, good, failed, tried) if failed else []
+    structure = structure.with_padded(padded)
+    good += padded
+    for group in padded:
+        del tried[group.name]
     drawn = trial.chance(seed=1) if tried else None
     if drawn is not None:
         why = f"{drawn} gives random numbers, which may be others for another width: draw them by torch.randn_like"

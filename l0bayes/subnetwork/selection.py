@@ -26,6 +26,8 @@ class Selection:
         tensors: parameter or buffer name to its narrowed, gated value; what is not named stays as it is.
         features: layer name to the indices, among the features that reach it, of those it still reads, and how many
             reach it; for layers whose producer keeps some that they do not read.
+        places: layer name to the indices, among the features that are expected of it, of those it still makes, and how
+            many are expected; for layers amid code that insists on their full width.
         kept: buffer name to the dimension and the indices that its narrowed value holds.
         noise: of the parameters that are to be drawn while the network runs, narrowed and gated like them.
     """
@@ -33,6 +35,7 @@ class Selection:
     tensors: Mapping[str, Tensor]
     features: Mapping[str, tuple[Tensor, int]]
     kept: Mapping[str, tuple[int, Tensor]]
+    places: Mapping[str, tuple[Tensor, int]]
     noise: Noise | None = None
 
 
@@ -83,6 +86,10 @@ class _Draw:
         if axis not in self._keep:
             self._keep[axis] = self._positions(self._axes[axis])
         return self._keep[axis]
+
+    def size(self, axis: int) -> int:
+        """Number of all positions."""
+        return len(self._axes[axis][0].table)
 
     def _positions(self, maps: tuple[_IndexMap, ...]) -> Tensor | None:
         if len(maps) == 1 and maps[0].identity:
@@ -161,6 +168,7 @@ class Selector:
         self._dimensions: dict[str, list[_Dimension]] = {}
         self._single = {s.tensor: g.name for g in groups for s in g.slices if s.dim is None}
         self._selects: list[tuple[str, int, tuple[_IndexMap, ...]]] = []
+        self._pads: list[tuple[str, int, tuple[_IndexMap, ...]]] = []
         self._device = torch.device("cpu")
         self._plan(net)
         self._names_of_buffers = frozenset(name for name, _ in net.named_buffers())
@@ -183,9 +191,16 @@ class Selector:
                 )
             consumes = any(part.consumes for _, part in pieces)
             self._dimensions.setdefault(tensor, []).append(_Dimension(dim, known[key], consumes))
-            upstream = tuple(_index_map(group, part, fills=False) for group, part in pieces if group.selects is None)
-            for layer in {group.selects for group, _ in pieces if group.selects is not None}:
-                self._selects.append((layer, known[key], upstream))
+            around = tuple(
+                _index_map(group, part, fills=False)
+                for group, part in pieces
+                if group.selects is None and group.padded is None
+            )
+            owner, _, own = tensor.rpartition(".")
+            if any(group.selects is not None or (group.padded and part.consumes) for group, part in pieces):
+                self._selects.append((owner, known[key], around))
+            elif own == "weight" and any(group.padded for group, _ in pieces):
+                self._pads.append((owner, known[key], around))
 
     def __call__(
         self,
@@ -226,7 +241,8 @@ class Selector:
         noise = None if noise is None else replace(noise, sd=self._narrowed_sd(noise.sd, gates, draw))
         for name in noise.sd if noise else ():
             tensors.setdefault(name, _value(net, name, values))
-        return Selection(tensors, self._features(draw, gates, kept), buffers, noise)
+        features, places = (_within(draw, gates, kept, axes) for axes in (self._selects, self._pads))
+        return Selection(tensors, features, buffers, places, noise)
 
     def _narrowed_sd(self, sd: Mapping[str, Tensor], gates: Mapping[str, Tensor], draw: _Draw) -> dict[str, Tensor]:
         """Standard deviations, narrowed and gated as their parameters are."""
@@ -252,23 +268,9 @@ class Selector:
     def _move(self, device: torch.device) -> None:
         if device != self._device:
             self._axes = [tuple(_moved(one, device) for one in maps) for maps in self._axes]
-            self._selects = [(a, b, tuple(_moved(one, device) for one in maps)) for a, b, maps in self._selects]
+            for axes in (self._selects, self._pads):
+                axes[:] = [(a, b, tuple(_moved(one, device) for one in maps)) for a, b, maps in axes]
             self._device = device
-
-    def _features(
-        self, draw: _Draw, gates: Mapping[str, Tensor], kept: Mapping[str, Tensor | None]
-    ) -> dict[str, tuple[Tensor, int]]:
-        found = {}
-        for layer, axis, upstream in self._selects:
-            keep = draw.keep(axis)
-            if keep is None:
-                continue
-            reaching = _Draw([upstream], gates, kept).keep(0) if upstream else None
-            if reaching is None:
-                found[layer] = (keep, len(self._axes[axis][0].table))
-            elif len(reaching) != len(keep):
-                found[layer] = (torch.searchsorted(reaching, keep), len(reaching))
-        return found
 
     def _kept(self, group: str, gate: Tensor) -> Tensor | None:
         """Indices of the gates whose slices stay: those that are not exactly 0; ``None`` for all."""
@@ -284,6 +286,26 @@ class Selector:
             closed = (gate.detach() == 0).nonzero().squeeze(1)
             keep = torch.cat((keep, closed[: wanted - number])).sort().values
         return None if wanted == size else keep
+
+
+def _within(
+    draw: _Draw,
+    gates: Mapping[str, Tensor],
+    kept: Mapping[str, Tensor | None],
+    axes: Sequence[tuple[str, int, tuple[_IndexMap, ...]]],
+) -> dict[str, tuple[Tensor, int]]:
+    """Of layers, the indices of what stays along an axis among what is there around them, and how much that is."""
+    found = {}
+    for layer, axis, around in axes:
+        keep = draw.keep(axis)
+        if keep is None:
+            continue
+        there = _Draw([around], gates, kept).keep(0) if around else None
+        if there is None:
+            found[layer] = (keep, draw.size(axis))
+        elif len(there) != len(keep):
+            found[layer] = (torch.searchsorted(there, keep), len(there))
+    return found
 
 
 def _narrow_below(net: nn.Module, group: GateGroup, linear: float) -> float:

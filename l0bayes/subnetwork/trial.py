@@ -230,7 +230,7 @@ class Trial:
 
     def _select(self, groups: Sequence[GateGroup]) -> Selector:
         """The selector of some groups, whose tables take a while to build."""
-        names = [group.name for group in groups]
+        names = [(group.name, group.padded) for group in groups]
         if names != self._selector[0]:
             self._selector = names, Selector(self._net, groups)
         selector: Selector = self._selector[1]
