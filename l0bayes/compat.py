@@ -43,6 +43,7 @@ __all__ = [
     "tree_leaves",
     "tree_map_tensors",
     "twin",
+    "use_onednn",
     "validates",
     "with_versions",
 ]
@@ -58,6 +59,16 @@ READS_ONE_NUMBER: Any = torch.ops.aten._local_scalar_dense.default  # noqa: SLF0
 def argument_defaults(func: Any) -> dict[str, Any]:
     """Names of an operation's arguments, in order, and their defaults, ``None`` where there is none."""
     return {argument.name: argument.default_value for argument in func._schema.arguments}  # noqa: SLF001
+
+
+def use_onednn(*, use: bool) -> bool:
+    """Says whether torch may use oneDNN on CPUs; returns whether it might before.
+
+    ``torch.backends.mkldnn.flags`` does so too, but sets flags of other devices besides, and warns of it.
+    """
+    before = bool(torch._C._get_mkldnn_enabled())  # type: ignore[attr-defined]  # noqa: SLF001
+    torch._C._set_mkldnn_enabled(use)  # type: ignore[attr-defined]  # noqa: SLF001
+    return before
 
 
 def tree_leaves(tree: Any) -> list[Any]:

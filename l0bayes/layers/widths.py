@@ -106,6 +106,19 @@ def _of_prelu(_module: Any, shape: torch.Size) -> dict[str, Any]:
     return {"num_parameters": shape[0]}
 
 
+def _of_recurrent(module: Any, shape: torch.Size) -> dict[str, Any]:
+    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    return {"hidden_size": shape[0] // gates, "input_size": shape[1]}
+
+
+def _of_cell(module: Any, shape: torch.Size) -> dict[str, Any]:
+    return {"hidden_size": shape[0] * module.hidden_size // module.weight_ih.shape[0], "input_size": shape[1]}
+
+
+def _of_bilinear(_module: Any, shape: torch.Size) -> dict[str, Any]:
+    return {"out_features": shape[0], "in1_features": shape[1], "in2_features": shape[2]}
+
+
 def _of_attention(module: Any, shape: torch.Size) -> dict[str, Any]:
     heads = shape[0] // 3 // module.head_dim
     return {"__class__": FewerHeads, "num_heads": heads, **SEPARATE_PROJECTIONS}
@@ -119,4 +132,7 @@ add_width_rule(BATCH_NORMS, ["weight", "running_mean"], _of_norm, computes=False
 add_width_rule(INSTANCE_NORMS, ["weight", "running_mean"], _of_norm)
 add_width_rule(nn.GroupNorm, ["weight"], _of_group_norm)
 add_width_rule(nn.PReLU, ["weight"], _of_prelu, computes=False)
+add_width_rule(nn.RNNBase, ["weight_ih_l0"], _of_recurrent)
+add_width_rule(nn.RNNCellBase, ["weight_ih"], _of_cell)
+add_width_rule(nn.Bilinear, ["weight"], _of_bilinear, computes=False)
 add_width_rule(nn.MultiheadAttention, ["in_proj_weight"], _of_attention)

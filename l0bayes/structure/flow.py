@@ -50,7 +50,7 @@ class Flow(TorchDispatchMode):
         self.called: set[str] = set()
         self.sized_by_data: str | None = None
         self.reads_data: str | None = None
-        self._touched: Any = WeakIdKeyDictionary()  # what depends on the inputs
+        self._touched = self.labelling.depending
         self._decided: Any = WeakIdKeyDictionary()  # what features, or weights, have a part in
 
     @torch.inference_mode()
@@ -101,9 +101,6 @@ class Flow(TorchDispatchMode):
                 hook.remove()
             del stack[1:]
 
-    def _is_touched(self, values: Any) -> bool:
-        return any(isinstance(value, Tensor) and value in self._touched for value in tree_leaves(values))
-
     def _is_decided(self, values: Any) -> bool:
         return any(
             isinstance(value, Tensor)
@@ -118,7 +115,7 @@ class Flow(TorchDispatchMode):
 
     def _read(self, values: Any) -> None:
         """Raises if what follows may depend on features; notes it if it may depend on integers of the data."""
-        if not self._is_touched(values):
+        if not self.labelling.depends(values):
             return
         if not self._is_decided(values):
             self.reads_data = self.reads_data or self.labelling.where
@@ -139,7 +136,7 @@ class Flow(TorchDispatchMode):
         if out is not NotImplemented:
             return out
         out = func(*args, **kwargs)
-        if self._is_touched((args, kwargs)):
+        if self.labelling.depends((args, kwargs)):
             if self.sized_by_data is None and _sizes_by_data(func, args):
                 self.sized_by_data = self.labelling.where
             decided = self._is_decided((args, kwargs))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.parametrize import ParametrizationList
 
 from l0bayes.errors import StructureError
 from l0bayes.inputs import Inputs
@@ -17,7 +18,7 @@ from l0bayes.layers.kinds import CONVOLUTIONS
 from l0bayes.structure.courses import other_courses
 from l0bayes.structure.flow import Flow
 from l0bayes.structure.links import Link, Links
-from l0bayes.structure.multiplications import unfused_attention
+from l0bayes.structure.multiplications import unfused_attention, unfused_recurrence
 from l0bayes.structure.names import join_name, layer_of, shared_parameters
 
 _GATED = (nn.Linear, *CONVOLUTIONS, nn.Embedding, nn.MultiheadAttention)
@@ -81,7 +82,7 @@ class Roles:
 
     def _run(self, flow: Flow, inputs: Inputs) -> None:
         try:
-            with unfused_attention(), torch.random.fork_rng(devices=()):
+            with unfused_attention(), unfused_recurrence(), torch.random.fork_rng(devices=()):
                 self.net.eval()
                 flow.run(inputs)
                 seen = flow.labelling
@@ -225,7 +226,9 @@ class Roles:
     def makes(self, tensor: str, dim: int | None) -> bool:
         """Whether a dimension is that of a weight or an embedding, and not of something that follows them."""
         owner = self.modules.get(tensor.rpartition(".")[0])
-        return (tensor, dim) in self._flow.axes or isinstance(owner, nn.Embedding)
+        computed = isinstance(owner, (nn.Linear, *CONVOLUTIONS, ParametrizationList))
+        matrix = self.net.get_parameter(tensor).dim() > 1 if computed else isinstance(owner, nn.Embedding)
+        return (tensor, dim) in self._flow.axes or matrix
 
     def links(self) -> Links:
         """How information goes through the network."""
@@ -271,8 +274,8 @@ class Roles:
     def axis(self, layer: str, *, reads: bool) -> Axis | None:
         """The weight of a layer, and the dimension along which it reads or makes features."""
         for tensor, dim in self.axes:
-            own = layer_of(tensor) == layer and tensor in self._trained
-            if own and self.axes[tensor, dim][1] == reads and not tensor.endswith("bias"):
+            own = _is_weight_of(tensor, layer) and tensor in self._trained
+            if own and self.axes[tensor, dim][1] == reads:
                 return tensor, dim
         return None
 
@@ -286,14 +289,19 @@ class Roles:
         shared = [names for name, names in shared_parameters(self.net).items() if layer_of(name) == layer]
         if shared:
             return f"its weight is shared: {', '.join(map(repr, shared[0]))} are one"
+        return self._no_product(layer, module)
+
+    def _no_product(self, layer: str, module: nn.Module | None) -> str:
+        """Why no weight of a layer makes, or reads, features."""
+        ends = [reads for (tensor, _), (_, reads) in self.axes.items() if layer_of(tensor) == layer]
+        elements = [name for name in self._flow.elements if _is_weight_of(name, layer)]
+        if ends or elements:
+            return "it makes no features of its own" if any(ends) else self.why_dense((elements or [layer])[0])
         if layer not in self._called and not isinstance(module, nn.MultiheadAttention):
             around = isinstance(self.modules.get(layer.rpartition(".")[0]), nn.MultiheadAttention)
             return "it belongs to the attention around it" if around else "the network does not call it"
-        if module is not None and not any(
-            name.endswith("weight") for name, _ in module.named_parameters(recurse=False)
-        ):
-            return "its weight is not a parameter of its own"
-        return "no product of its weight with features was seen"
+        own = module is None or any(name.endswith("weight") for name, _ in module.named_parameters(recurse=False))
+        return "no product of its weight with features was seen" if own else "its weight is not a parameter of its own"
 
 
 def _copied(net: nn.Module) -> nn.Module:
@@ -308,6 +316,12 @@ def _copied(net: nn.Module) -> nn.Module:
             f"net: {type(net).__name__} cannot be copied ({error}). Remove what it keeps of earlier calls, such as "
             "outputs stored as attributes"
         ) from error
+
+
+def _is_weight_of(tensor: str, layer: str) -> bool:
+    """Whether a tensor is a weight of a layer, or what its weight is computed from by a parametrisation of torch's."""
+    computed = tensor.startswith(f"{join_name(layer, 'parametrizations')}.weight.")
+    return computed or (layer_of(tensor) == layer and not tensor.endswith("bias"))
 
 
 def _too_special(attention: nn.MultiheadAttention) -> str:

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 
 from l0bayes import compact, sparsify
 from l0bayes.errors import FileFormatError
