@@ -39,7 +39,10 @@ def explained_types(net: nn.Module, inputs: Iterable[Any], name: str) -> Iterato
         yield
     except RuntimeError as error:
         own = next((parameter.dtype for parameter in net.parameters() if parameter.is_floating_point()), None)
-        found = next((x.dtype for x in inputs if isinstance(x, Tensor)), None)
+        dtypes = [x.dtype for x in inputs if isinstance(x, Tensor)]
+        found = next((dtype for dtype in dtypes if dtype.is_floating_point), None)
+        if found is None and not any(isinstance(module, nn.Embedding) for module in net.modules()):
+            found = next(iter(dtypes), None)
         if own is None or found is None or own == found or isinstance(error, L0BayesError):
             raise
         raise DataError(

@@ -4,8 +4,10 @@ Everything else uses public names alone, so that a new version of torch or Pyro 
 where ``tests/test_compat.py`` says which. Written for torch ≥ 2.6 and Pyro ≥ 1.9.1. Nothing of ours is imported.
 """
 
+import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -41,6 +43,7 @@ __all__ = [
     "tree_leaves",
     "tree_map_tensors",
     "twin",
+    "use_onednn",
     "validates",
     "with_versions",
 ]
@@ -58,15 +61,59 @@ def argument_defaults(func: Any) -> dict[str, Any]:
     return {argument.name: argument.default_value for argument in func._schema.arguments}  # noqa: SLF001
 
 
+def use_onednn(*, use: bool) -> bool:
+    """Says whether torch may use oneDNN on CPUs; returns whether it might before.
+
+    ``torch.backends.mkldnn.flags`` does so too, but sets flags of other devices besides, and warns of it.
+    """
+    before = bool(torch._C._get_mkldnn_enabled())  # type: ignore[attr-defined]  # noqa: SLF001
+    torch._C._set_mkldnn_enabled(use)  # type: ignore[attr-defined]  # noqa: SLF001
+    return before
+
+
 def tree_leaves(tree: Any) -> list[Any]:
-    """What nested lists, tuples, dicts and the like hold, in order."""
+    """What nested lists, tuples, mappings, dataclasses and the like hold, in order."""
     leaves: list[Any] = _pytree.tree_leaves(tree)
-    return leaves
+    if not any(map(_opens, leaves)):
+        return leaves
+    return [inner for leaf in leaves for inner in (tree_leaves(_inside(leaf)) if _opens(leaf) else [leaf])]
 
 
 def tree_map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
     """The same nesting with each tensor replaced by what a function makes of it."""
-    return _pytree.tree_map_only(Tensor, function, tree)
+
+    def mapped(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return function(leaf)
+        return _with(leaf, tree_map_tensors(function, _inside(leaf))) if _opens(leaf) else leaf
+
+    return _pytree.tree_map(mapped, tree)
+
+
+def _opens(leaf: Any) -> bool:
+    """Whether something is a container that torch does not know of: a dataclass, or a mapping of another kind."""
+    if isinstance(leaf, Tensor | int | float | str | None):
+        return False
+    return isinstance(leaf, Mapping) or (is_dataclass(leaf) and not isinstance(leaf, type))
+
+
+def _inside(container: Any) -> dict[str, Any]:
+    if isinstance(container, Mapping):
+        return dict(container)
+    return {own.name: getattr(container, own.name) for own in fields(container)}
+
+
+def _with(container: Any, values: Mapping[str, Any]) -> Any:
+    """A copy of such a container with other values."""
+    other = copy.copy(container)
+    if isinstance(container, Mapping):
+        if not isinstance(container, MutableMapping):
+            return dict(values)
+        other.update(values)
+        return other
+    for name, value in values.items():
+        object.__setattr__(other, name, value)  # a frozen one too
+    return other
 
 
 # -- torch: modules ---------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def remove_units(sparse: SparseModule, stay: Mapping[str, Tensor]) -> tuple[Repl
     gates = {group.name: torch.ones(group.size) for group in structure.groups}
     for name, indices in stay.items():
         gates[name] = torch.zeros_like(gates[name]).index_fill(0, indices.cpu(), 1.0)
-    units = [group for group in structure.groups if group.removable and group.selects is None]
+    units = [group for group in structure.groups if group.narrows]
     positions = Selector(net, units).positions({group.name: gates[group.name] for group in units})
     left = {group.name: _left(group, gates[group.name], positions, structure) for group in structure.groups}
     narrowed = {name: narrow(tensor_of(net, name), kept) for name, kept in positions.items()}
@@ -57,8 +57,10 @@ def _narrow_deviations(log_sd: nn.Module, positions: Positions) -> Replaced:
 
 def _left(group: GateGroup, gate: Tensor, positions: Positions, structure: Structure) -> Tensor:
     """The gates of a group that still decide over something."""
-    if group.removable and group.selects is None:
+    if group.narrows:
         return gate.nonzero().squeeze(1)
+    if group.padded is not None:
+        return torch.arange(group.size)
     (part,) = group.slices
     left: Tensor = torch.unique(_table(part, positions, structure))
     return left

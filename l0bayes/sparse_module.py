@@ -14,8 +14,9 @@ from l0bayes.code_cost.live_cost import Amount, LiveCost
 from l0bayes.code_cost.normal_slab import NormalSlab, standard_deviations
 from l0bayes.code_cost.slab import PointSlab, Slab
 from l0bayes.distributions import HardConcrete
-from l0bayes.errors import DataError
+from l0bayes.errors import DataError, L0BayesError
 from l0bayes.gate_options import GateOptions
+from l0bayes.inputs import Inputs, Shapes
 from l0bayes.min_units import held_open
 from l0bayes.network_prior import NetworkPrior
 from l0bayes.owned_module import OwnedModule
@@ -47,7 +48,7 @@ class SparseModule(OwnedModule):
         slab: ``"point"`` or ``"normal"``: what the posterior of a weight that is there is.
         slab_scale: standard deviation of a normal prior of the weights that are there, or ``None``.
         read_once: names of weights for which local reparameterisation is exact.
-        example_shapes: shapes of the example inputs without their rows, for the error message if others fail.
+        example_shapes: of the example input, names to shapes without their rows, for the error message if others fail.
 
     Attributes:
         net: the network.
@@ -72,7 +73,7 @@ class SparseModule(OwnedModule):
         slab: SlabName = "point",
         slab_scale: float | None = None,
         read_once: frozenset[str] = frozenset(),
-        example_shapes: tuple[torch.Size, ...] = (),
+        example_shapes: Mapping[str, Shapes] | None = None,
     ) -> None:
         super().__init__()
         self.net = net
@@ -86,7 +87,7 @@ class SparseModule(OwnedModule):
         self._narrowed: tuple[int, bool] = (1, False)
         self._options = dict(options)
         self._default = default
-        self._example_shapes = example_shapes
+        self._example_shapes = dict(example_shapes or {})
         # Of the full groups: what is expected of them stays when units are removed.
         self._inclusion = {group.name: options[group.layer].inclusion_of(group.size) for group in structure.groups}
         self.restructure(structure)
@@ -332,9 +333,11 @@ class SparseModule(OwnedModule):
         selection = self._select(net, gates, values=weights, noise=noise)
         try:
             return run_subnetwork(net, selection, *args, **kwargs)
-        except RuntimeError as error:
-            shapes = tuple(value.shape[1:] for value in args if isinstance(value, Tensor))
-            if not self._example_shapes or shapes == self._example_shapes:
+        except Exception as error:
+            shapes = Inputs(args, kwargs).shapes
+            if not self._example_shapes or shapes == self._example_shapes or isinstance(error, L0BayesError):
+                raise
+            if not isinstance(error, RuntimeError) and shapes.keys() == self._example_shapes.keys():
                 raise
             raise DataError(
                 f"x: {type(net).__name__} does not run on rows of shape {_shown(shapes)} ({error}); the example input "
@@ -357,8 +360,11 @@ class SparseModule(OwnedModule):
         return str(self.structure)
 
 
-def _shown(shapes: tuple[torch.Size, ...]) -> str:
-    return ", ".join(str(tuple(shape)) for shape in shapes)
+def _shown(shapes: Mapping[str, Shapes]) -> str:
+    by_keyword = any(name.startswith("'") for name in shapes)
+    return ", ".join(
+        f"{name} {', '.join(map(str, own))}" if by_keyword else ", ".join(map(str, own)) for name, own in shapes.items()
+    )
 
 
 def _shown_inclusion(inclusion: float | Beta | None) -> float | str | None:

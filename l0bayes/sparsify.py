@@ -1,19 +1,21 @@
 """Network + gates + prior = a Pyro module: :func:`sparsify`, and :func:`compact` to finish."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributions import Beta
 
 from l0bayes.arguments import check_guide, checked_but
-from l0bayes.checks import check_inputs, is_count
+from l0bayes.checks import is_count
 from l0bayes.errors import DataError, StructureError
 from l0bayes.find_sparse import find_sparse
 from l0bayes.gate_options import COSTS, GateOptions, match_layers, named_costs, read_options
+from l0bayes.inputs import Inputs
 from l0bayes.sparse_module import SlabName, SparseModule
-from l0bayes.structure import Finder, Request, Roles, Structure, as_arguments, tell_all, tell_partners
+from l0bayes.structure import Finder, Request, Roles, Structure, tell_all, tell_partners
 from l0bayes.structure.names import layer_of
 from l0bayes.subnetwork.chance import chance_kept
 from l0bayes.subnetwork.compacted import compact_network
@@ -45,7 +47,8 @@ def sparsify(
 
     Args:
         net: an ordinary network; its parameters stay its own and are trained in place.
-        example_input: an input (or tuple of inputs) it accepts, with a batch dimension.
+        example_input: an input it accepts, with a batch dimension: a tensor, a tuple of positional inputs, or a mapping
+            of keyword inputs, ``{"input_ids": …, "attention_mask": …}``; what is in them may be nested.
         code_cost: λ in nats, ≥ 0, for each unit of ``cost``; the paper's 0.1/N on the mean loss is 0.1 here. By name:
             ``"aic"`` is 1 nat per parameter, ``"bic"`` ½ log N (§2.1). ``None``: 0.1, or 0 with ``slab="normal"``,
             whose KL takes its place.
@@ -93,8 +96,8 @@ def sparsify(
     code_cost = (0.0 if slab == "normal" else _PAPER) if code_cost is None else code_cost
     price, gates = named_costs(code_cost, gates, cost, num_data)
     default = GateOptions("unit", price, inclusion, init_open, min_units, expected_open).checked("every layer")
-    inputs = as_arguments(example_input)
-    _check_example(inputs)
+    inputs = Inputs.of(example_input)
+    _check_example(net, inputs)
     with (
         one_thread("sparsify"),
         torch.autocast("cpu", enabled=False),  # casts would hide what becomes of the weights
@@ -110,7 +113,8 @@ def sparsify(
     device = next(net.parameters()).device.type
     with one_thread("sparsify"), torch.autocast(device, enabled=False), chance_kept(net):
         refuse_recomputation(net, inputs)
-        trial = Trial(net, inputs)
+        place = inputs.tensors[0].device
+        trial = Trial(net, inputs, [course.map(lambda x: x.to(place)) for course in roles.courses])
         found, structure = structure, leave_out_what_differs(trial, net, structure, inputs)
         by_default = {g.name for g in structure.groups if g.kind == "unit" and options[g.layer].min_units is None}
         vanishing = {group.name for group in structure.groups if group.name in by_default and group.min_units == 0}
@@ -118,7 +122,6 @@ def sparsify(
     structure = tell_partners(structure, found)
     _refuse_dense(structure, gates)
     structure = tell_all(structure, found, roles)
-    shapes = tuple(value.shape[1:] for value in inputs if isinstance(value, Tensor))
     once = read_once(net, inputs) if slab == "normal" else frozenset()
     return SparseModule(
         net,
@@ -129,7 +132,7 @@ def sparsify(
         slab=slab,
         slab_scale=slab_scale,
         read_once=once,
-        example_shapes=shapes,
+        example_shapes=inputs.shapes,
     )
 
 
@@ -147,13 +150,26 @@ def check_slab(slab: str, slab_scale: float | None, cost: str) -> None:
         )
 
 
-def _check_example(inputs: tuple[Any, ...]) -> None:
+def _check_example(net: nn.Module, inputs: Inputs) -> None:
+    if inputs.rows is None:
+        raise StructureError(
+            f"example_input: {type(net).__name__} needs a tensor with at least one row, or a tuple or mapping with "
+            f"one; got {inputs.described()}"
+        )
     try:
-        for value in inputs:
-            if isinstance(value, Tensor):
-                check_inputs(value, "example_input")
+        inputs.check("example_input")
+        signature = inspect.signature(net.forward)
     except DataError as error:
         raise StructureError(str(error)) from error
+    except (TypeError, ValueError):  # it has none to look at
+        return
+    try:
+        inputs.call(signature.bind)
+    except TypeError as error:
+        keys = " A mapping is taken for keyword arguments; give one that is an argument itself as ({…},)."
+        raise StructureError(
+            f"example_input: {type(net).__name__}.forward takes {signature}: {error}.{keys if inputs.kwargs else ''}"
+        ) from error
 
 
 def _refuse_dense(structure: Structure, gates: str | Mapping[str, Any]) -> None:

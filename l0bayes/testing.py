@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from l0bayes.arguments import checked_but
-from l0bayes.compat import tree_leaves, tree_map_tensors
+from l0bayes.compat import tree_leaves
 from l0bayes.copying import copied
 from l0bayes.evaluating import evaluating
+from l0bayes.inputs import Inputs
 from l0bayes.posterior.cost import cost
 from l0bayes.sparse_module import SparseModule
 from l0bayes.sparsify import sparsify
-from l0bayes.structure import as_arguments
 from l0bayes.subnetwork.compacted import compact_network
 from l0bayes.subnetwork.comparing import weighted_sum
 from l0bayes.subnetwork.masked import masked_forward
@@ -48,7 +48,8 @@ def check_sparsify(
 
     Args:
         net: a network.
-        example_input: an input, or a tuple of inputs, that it accepts, with a batch dimension.
+        example_input: an input that it accepts, a tuple of positional or a mapping of keyword inputs, with a batch
+            dimension.
         gates: as for :func:`~l0bayes.sparsify`.
         seed: of the gates that are drawn; random numbers elsewhere are left as they are.
         tolerance: of outputs and gradients, relative to the largest; networks that compute in float32 whatever they
@@ -62,7 +63,7 @@ def check_sparsify(
         AssertionError: if something differs; it says what, and under which share of open gates.
         StructureError: if nothing in the network can be gated.
     """
-    inputs = tree_map_tensors(lambda x: x.double() if x.is_floating_point() else x, as_arguments(example_input))
+    inputs = Inputs.of(example_input).map(lambda x: x.double() if x.is_floating_point() else x)
     sparse = sparsify(copied(net).double(), inputs, gates=gates, **options)
     generator = torch.Generator().manual_seed(seed)
     with evaluating(sparse):
@@ -81,12 +82,12 @@ def _draw(sparse: SparseModule, share: float, generator: torch.Generator) -> Gat
     return gates
 
 
-def _check(sparse: SparseModule, gates: Gates, inputs: tuple[Any, ...], tolerance: float, when: str) -> None:
+def _check(sparse: SparseModule, gates: Gates, inputs: Inputs, tolerance: float, when: str) -> None:
     leaves = {name: gate.clone().requires_grad_() for name, gate in gates.items()}
     parameters = [p for p in sparse.net.parameters() if p.requires_grad]
     with torch.enable_grad():
-        wanted = masked_forward(sparse.net, sparse.groups, leaves, *inputs)
-        found = sparse.run(leaves, *inputs)
+        wanted = masked_forward(sparse.net, sparse.groups, leaves, *inputs.args, **inputs.kwargs)
+        found = sparse.run(leaves, *inputs.args, **inputs.kwargs)
         slopes = [_slopes(output, [*parameters, *leaves.values()]) for output in (wanted, found)]
     _same(found, wanted, tolerance, f"{when}: outputs of the subnetwork and of the masked network")
     names = [name for name, p in sparse.net.named_parameters() if p.requires_grad]
@@ -97,11 +98,11 @@ def _check(sparse: SparseModule, gates: Gates, inputs: tuple[Any, ...], toleranc
         _close(*pair, tolerance * largest, f"{when}: gradients in {name!r}")
     small = compact_network(sparse.net, sparse.groups, gates)
     with evaluating(small):
-        _same(small(*inputs), wanted, tolerance, f"{when}: outputs of the compacted network and of the masked one")
+        _same(inputs.call(small), wanted, tolerance, f"{when}: outputs of the compacted network and of the masked one")
     _check_cost(sparse, gates, small, inputs, when)
 
 
-def _check_cost(sparse: SparseModule, gates: Gates, small: nn.Module, inputs: tuple[Any, ...], when: str) -> None:
+def _check_cost(sparse: SparseModule, gates: Gates, small: nn.Module, inputs: Inputs, when: str) -> None:
     """Where every gate takes out what it decides over, which those of single weights, say, do not."""
     if not all(group.removable and group.selects is None for group in sparse.groups):
         return

@@ -1,6 +1,6 @@
 """Likelihoods: a network, the number of data it is trained on, and what is observed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
@@ -11,8 +11,9 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from l0bayes.arguments import checked
-from l0bayes.checks import check_inputs
 from l0bayes.errors import DataError
+from l0bayes.inputs import Inputs
+from l0bayes.outputs import Which, chosen
 from l0bayes.owned_module import OwnedModule
 
 
@@ -23,20 +24,25 @@ class Likelihood(OwnedModule):
     data set whatever the batch size, and a code cost means the same for all.
 
     Args:
-        net: a sparse module, or any network of one input.
+        net: a sparse module, or any network.
         num_data: size of the training set, N.
+        output: which part of what the network returns is meant, where that is more than a tensor: the name of a field
+            (``"logits"``), the place in a tuple, or a function of the whole.
+        target: the name that targets have in batches that are mappings.
 
     Raises:
         ValueError: if ``num_data`` is not positive.
     """
 
     @checked
-    def __init__(self, net: nn.Module, num_data: int) -> None:
+    def __init__(self, net: nn.Module, num_data: int, *, output: Which | None = None, target: str = "labels") -> None:
         super().__init__()
         if not num_data >= 1 or num_data % 1 != 0:
             raise ValueError(f"num_data must be the number of training data, an integer of at least 1; got {num_data}")
         self.net = net
         self.num_data = num_data
+        self.output = output
+        self.target = target
         self.claim_parameters()
 
     @property
@@ -46,9 +52,10 @@ class Likelihood(OwnedModule):
         ``None`` where that cannot be known: a subclass with a ``forward`` of its own, or a network with other Pyro
         modules than a sparse one in it.
         """
+        return self._latents() if type(self).forward is Likelihood.forward else None
+
+    def _latents(self) -> Callable[[], dict[str, Tensor]] | None:
         net = self.child("net")
-        if type(self).forward is not Likelihood.forward:
-            return None
         sample: Callable[[], dict[str, Tensor]] | None = getattr(net, "sample_latents", None)
         plain = not any(isinstance(module, PyroModule) for module in net.modules())
         return dict if sample is None and plain else sample
@@ -80,12 +87,36 @@ class Likelihood(OwnedModule):
         del temperature
         return torch.distributions.kl_divergence(self.observation(taught), self.observation(output))
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def parts(self, x: Any, y: Any = None) -> tuple[Inputs, Any]:
+        """A batch as the network's arguments, and the targets, ``None`` if there are none.
+
+        Args:
+            x: a tensor, a tuple of positional inputs, or a mapping of keyword inputs, perhaps with the targets among
+                them, which the network is then not given.
+            y: the targets, if they are not in ``x``.
+
+        Raises:
+            DataError: if there are no rows, or numbers are not finite.
+        """
+        if isinstance(x, Mapping) and self.target in x:
+            if y is not None:
+                raise DataError(f"y: x holds the targets already, as {self.target!r}")
+            x, y = {name: value for name, value in x.items() if name != self.target}, x[self.target]
+        inputs = Inputs.of(x)
+        inputs.check("x")
+        return inputs, y
+
+    def chosen(self, outputs: Any) -> Tensor:
+        """The part of what the network returned that says how targets are distributed."""
+        return outputs if self.output is None and isinstance(outputs, Tensor) else chosen(outputs, self.output)
+
+    def forward(self, x: Any, y: Tensor | None = None) -> Tensor:
         """Runs the network on a batch and observes, or draws, its targets at site ``"y"``.
 
         Args:
-            x: inputs, of shape ``(batch, …)``.
-            y: targets; ``None`` draws them.
+            x: inputs, of shape ``(batch, …)``; a tuple of positional or a mapping of keyword inputs for a network that
+                takes such. Targets may be in the mapping, by the name ``target``.
+            y: targets; ``None`` draws them, unless they are in ``x``.
 
         Returns:
             The targets, observed or drawn.
@@ -93,11 +124,8 @@ class Likelihood(OwnedModule):
         Raises:
             DataError: if the batch is empty, not finite, or its targets do not suit the network.
         """
-        check_inputs(x)
-        net = self.child("net")
-        if not isinstance(net, OwnedModule):  # those announce themselves
-            self.announce("net")
-        output = net(x)
+        inputs, y = self.parts(x, y)
+        output = self.chosen(self.run(inputs))
         if y is not None:
             self.check_target(output, y)
         with (
@@ -106,6 +134,13 @@ class Likelihood(OwnedModule):
         ):
             targets: Tensor = pyro.sample("y", self.observation(output), obs=y)
         return targets
+
+    def run(self, inputs: Inputs) -> Any:
+        """What the network returns."""
+        net = self.child("net")
+        if not isinstance(net, OwnedModule):  # those announce themselves
+            self.announce("net")
+        return inputs.call(net)
 
 
 def _widen(output: Tensor) -> Tensor:
@@ -124,6 +159,8 @@ class Classifier(Likelihood):
     Args:
         net: a sparse module, or any network, with outputs of shape ``(batch, classes)``.
         num_data: size of the training set, N.
+        output: which part of what the network returns are the logits, such as ``"logits"``, see :class:`Likelihood`.
+        target: the name that targets have in batches that are mappings.
     """
 
     def observation(self, output: Tensor) -> dist.TorchDistribution:
@@ -165,16 +202,26 @@ class Regressor(Likelihood):
         net: a sparse module, or any network, with outputs of shape ``(batch,)`` or ``(batch, targets)``.
         num_data: size of the training set, N.
         noise_scale: standard deviation of a target about its mean, > 0; learned (empirical Bayes), from 1, if ``None``.
+        output: which part of what the network returns are the means, see :class:`Likelihood`.
+        target: the name that targets have in batches that are mappings.
 
     Raises:
         ValueError: if ``noise_scale`` is not positive.
     """
 
     @checked
-    def __init__(self, net: nn.Module, num_data: int, noise_scale: float | None = 1.0) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        num_data: int,
+        noise_scale: float | None = 1.0,
+        *,
+        output: Which | None = None,
+        target: str = "labels",
+    ) -> None:
         if noise_scale is not None and not 0 < noise_scale < float("inf"):
             raise ValueError(f"noise_scale must be finite and > 0, or None to learn it; got {noise_scale}")
-        super().__init__(net, num_data)
+        super().__init__(net, num_data, output=output, target=target)
         self.unknown = nn.Module()
         self._noise_scale = noise_scale
         if noise_scale is None:

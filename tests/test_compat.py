@@ -425,3 +425,9 @@ def test_a_state_is_loaded_as_the_version_that_it_was_stored_by():
         other.load_state_dict(compat.with_versions(dict(state), other, given))
         assert torch.equal(other[1].weight, factor * net[1].weight)
         assert torch.equal(other[0].weight, net[0].weight)
+
+
+def test_onednn_is_switched_off_and_on():
+    before = compat.use_onednn(use=False)
+    assert compat.use_onednn(use=before) is False
+    assert compat.use_onednn(use=before) is before

@@ -47,6 +47,7 @@ VALID: dict[Any, dict[str, Any]] = {
     models.LeNet5: {},
     models.WideResNet: {"depth": 10},
     models.Classifier: {"net": MLP(6, 3), "num_data": 20},
+    models.LossLikelihood: {"net": MLP(6, 3), "num_data": 20},
     models.Regressor: {"net": MLP(6, 3), "num_data": 20},
     models.SpikeSlabRegression: {"X": X, "y": X[:, 0]},
     models.exact_inclusion: {"X": X, "y": X[:, 0], "noise_scale": 1.0, "slab_scale": 1.0},

@@ -1,13 +1,15 @@
 """Mini-batches of data that live in memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from l0bayes.arguments import checked
-from l0bayes.checks import check_inputs
+from l0bayes.compat import tree_map_tensors
 from l0bayes.errors import DataError
+from l0bayes.inputs import Inputs
 
 
 class TensorBatches:
@@ -17,7 +19,7 @@ class TensorBatches:
     holds that state reproduces it.
 
     Args:
-        x: inputs, of shape ``(rows, …)``.
+        x: inputs, of shape ``(rows, …)``; a mapping of keyword inputs for a network that takes several.
         y: targets, of shape ``(rows, …)``.
         batch_size: rows a batch, at least 1; the last batch may be smaller.
         shuffle: whether every epoch has an order of its own.
@@ -34,17 +36,20 @@ class TensorBatches:
     @checked
     def __init__(
         self,
-        x: Tensor,
+        x: Tensor | Mapping[str, Tensor],
         y: Tensor,
         batch_size: int,
         *,
         shuffle: bool = False,
-        augment: Callable[[Tensor], Tensor] | None = None,
+        augment: Callable[[Any], Any] | None = None,
         shard: tuple[int, int] = (0, 1),
     ) -> None:
-        check_inputs(x)
-        if len(x) != len(y):
-            raise DataError(f"x and y must have as many rows; got {len(x)} and {len(y)}")
+        inputs = Inputs.of(x)
+        inputs.check("x")
+        for own, value in inputs.by_name.items():
+            if len(value) != len(y):
+                what = f"x[{own}]" if own else "x"
+                raise DataError(f"{what} and y must have as many rows; got {len(value)} and {len(y)}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
         rank, size = shard
@@ -57,15 +62,15 @@ class TensorBatches:
         self.augment = augment
 
     def __len__(self) -> int:
-        last = len(self.x) % self.batch_size // self.shard[1]
-        return len(self.x) // self.batch_size + (last > 0)
+        last = len(self.y) % self.batch_size // self.shard[1]
+        return len(self.y) // self.batch_size + (last > 0)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.x)) if self.shuffle else torch.arange(len(self.x))
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        order = torch.randperm(len(self.y)) if self.shuffle else torch.arange(len(self.y))
         rank, size = self.shard
-        for batch in order.to(self.x.device).split(self.batch_size):
+        for batch in order.to(self.y.device).split(self.batch_size):
             rows = len(batch) // size
             if rows:
                 index = batch[rank * rows : (rank + 1) * rows]
-                x = self.x[index]
+                x = tree_map_tensors(lambda value, index=index: value[index], self.x)
                 yield x if self.augment is None else self.augment(x), self.y[index]

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
+from l0bayes.compat import tree_leaves
 from l0bayes.inference.data.batches import TensorBatches
 from l0bayes.inference.data.loaders import length, parts
 from l0bayes.inference.system.digest import tensor_digest
@@ -26,7 +27,7 @@ def describe(loader: Any) -> dict[str, Any]:
     for part in parts(loader):
         if isinstance(part, TensorBatches):
             facts["shuffle"], facts["augment"] = part.shuffle, part.augment is not None
-            facts["digest of the data"] = tensor_digest([part.x, part.y])
+            facts["digest of the data"] = tensor_digest(_tensors([part.x, part.y]))
         if isinstance(part, TensorBatches | DataLoader):
             facts["batch size"] = part.batch_size
         elif isinstance(part, TensorDataset):
@@ -39,8 +40,4 @@ def describe(loader: Any) -> dict[str, Any]:
 
 
 def _tensors(batches: Any) -> Iterator[Tensor]:
-    for item in batches:
-        if isinstance(item, Tensor):
-            yield item
-        elif isinstance(item, list | tuple):
-            yield from _tensors(item)
+    return (item for item in tree_leaves(batches) if isinstance(item, Tensor))

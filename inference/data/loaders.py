@@ -3,13 +3,14 @@
 The last is, besides the global random state, generators of its own, and the epoch.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 
 from l0bayes.errors import DataError
 from l0bayes.inference.system.random_state import random_state, set_random_state
+from l0bayes.inputs import Inputs
 
 _PARTS = ("sampler", "batch_sampler", "dataset")
 
@@ -35,6 +36,31 @@ def first_batch(loader: Iterable[Any]) -> Any:
     if batch is None:
         raise DataError("train_loader is empty; give it at least one batch")
     return batch
+
+
+def arguments_of(batch: Any, loader: str = "train_loader") -> tuple[Any, ...]:
+    """A batch as the arguments of a model: a mapping, of keyword inputs and targets, is one of them.
+
+    Args:
+        batch: what a loader gave.
+        loader: the argument that it came in.
+
+    Raises:
+        DataError: if it is neither a tuple nor a mapping.
+    """
+    if isinstance(batch, Mapping):
+        return (batch,)
+    if not isinstance(batch, tuple | list):
+        raise DataError(
+            f"{loader} must give tuples of the model's arguments, or mappings; got a {type(batch).__name__}"
+        )
+    return tuple(batch)
+
+
+def rows_in(batch: tuple[Any, ...]) -> int:
+    """How many data a batch has, by its first argument."""
+    first = batch[0]
+    return Inputs.of(first).rows or 1 if isinstance(first, Mapping | tuple) else len(first)
 
 
 def own_generators(loader: Any) -> list[torch.Generator]:

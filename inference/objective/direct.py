@@ -14,9 +14,9 @@ import torch
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
-from l0bayes.checks import check_inputs
 from l0bayes.compat import SampleMessenger, has_hooks
 from l0bayes.inference.guide.hard_concrete_guide import HardConcreteGuide
+from l0bayes.inputs import Inputs
 from l0bayes.models.likelihood import Likelihood
 from l0bayes.owned_module import parameters_unheard
 from l0bayes.sparse_module import SparseModule
@@ -44,14 +44,14 @@ class Direct:
         model: the likelihood.
         sparse: its network; ``None`` for one without gates.
         guide: its guide.
-        x: inputs of a batch.
+        inputs: of a batch.
         y: their targets.
     """
 
     model: Likelihood
     sparse: SparseModule | None
     guide: HardConcreteGuide
-    x: Tensor
+    inputs: Inputs
     y: Tensor
 
     def elbo(self, gates: Mapping[str, Tensor] | None = None, kl_weight: float = 1.0) -> Tensor | None:
@@ -78,9 +78,12 @@ class Direct:
         return likelihood if likelihood is None or kl is None else likelihood - kl_weight * kl
 
     def _log_likelihood(self, gates: Mapping[str, Tensor] | None) -> Tensor | None:
-        check_inputs(self.x)
-        net = self.model.child("net")
-        output = net(self.x) if self.sparse is None else self.sparse.run(gates or {}, self.x)
+        net, inputs = self.model.child("net"), self.inputs
+        if self.sparse is None:
+            outputs = inputs.call(net)
+        else:
+            outputs = self.sparse.run(gates or {}, *inputs.args, **inputs.kwargs)
+        output = self.model.chosen(outputs)
         self.model.check_target(output, self.y)
         each = self.model.observation(output).log_prob(self.y)
         return (each * (self.model.num_data / len(output))).sum() if each.shape == (len(output),) else None
@@ -95,8 +98,10 @@ def direct(model: Any, guide: Any, batch: tuple[Any, ...]) -> Direct | None:
     """
     usual = isinstance(model, Likelihood) and type(model).forward is Likelihood.forward
     usual = usual and type(guide) is HardConcreteGuide and not guide.lost_model and model not in _with_sites_inside
-    pair = len(batch) == 2 and all(isinstance(one, Tensor) for one in batch)  # noqa: PLR2004 (inputs and targets)
-    if am_i_wrapped() or not usual or not pair:
+    if am_i_wrapped() or not usual or len(batch) > 2:  # noqa: PLR2004 (inputs and targets)
+        return None
+    inputs, y = model.parts(*batch)
+    if not isinstance(y, Tensor):
         return None
     net = model.child("net")
     sparse = net if type(net) is SparseModule else None
@@ -106,7 +111,7 @@ def direct(model: Any, guide: Any, batch: tuple[Any, ...]) -> Direct | None:
         known = sparse.slab == "point" and guide.in_one_vector == sparse.prior.sites != ()
     if not known or has_hooks(model) or has_hooks(guide) or (sparse is not None and has_hooks(sparse)):
         return None
-    return Direct(model, sparse, guide, *batch)
+    return Direct(model, sparse, guide, inputs, y)
 
 
 def direct_loss(

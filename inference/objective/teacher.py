@@ -30,7 +30,7 @@ class Teacher:
     def __init__(self, model: Likelihood, net: nn.Module, weight: float, temperature: float) -> None:
         self._taught, self._net = model, net
         self._weight, self._temperature = weight, temperature
-        self._heard: list[Tensor] = []
+        self._heard: list[Any] = []
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -42,16 +42,19 @@ class Teacher:
         finally:
             hook.remove()
 
-    def penalty(self, x: Tensor, y: Tensor) -> Tensor:
+    def penalty(self, x: Any, y: Any = None) -> Tensor:
         """What is added to the negative ELBO of a batch whose outputs were heard, in nats over the data set.
 
         Raises:
             ValueError: if the teacher's outputs have another shape.
         """
         with evaluating(self._net), torch.no_grad():
-            taught: Any = self._net(x)
-        total = torch.zeros((), device=x.device)
-        for output in self._heard:
+            inputs, y = self._taught.parts(x, y)
+            outputs = inputs.call(self._net)
+            taught: Any = outputs if isinstance(outputs, Tensor) else self._taught.chosen(outputs)
+        total = torch.zeros((), device=taught.device)
+        for heard in self._heard:
+            output = self._taught.chosen(heard)
             if not isinstance(taught, Tensor) or taught.shape != output.shape:
                 found = tuple(taught.shape) if isinstance(taught, Tensor) else type(taught).__name__
                 raise ValueError(

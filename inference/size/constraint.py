@@ -27,6 +27,7 @@ from l0bayes.find_sparse import find_sparse
 from l0bayes.inference.size.target import TOLERANCE, Target
 from l0bayes.inference.system.processes import Processes
 from l0bayes.inference.system.timing import interleaved
+from l0bayes.inputs import Inputs
 from l0bayes.sparsify import compact
 from l0bayes.structure.names import layer_of
 
@@ -72,7 +73,7 @@ class Constraint:
         *,
         num_data: int,
         updates: int,
-        example: Tensor | None = None,
+        example: Inputs | None = None,
     ) -> None:
         self.target = target
         self.multiplier = 0.0
@@ -151,7 +152,8 @@ class Constraint:
         if self._full is None or self._example is None:
             return
         nets = {"full": self._full, "compact": compact(self._around, self._guide)}
-        calls = {name: partial(net.to(self._example.device), self._example) for name, net in nets.items()}
+        device = self._example.tensors[0].device
+        calls = {name: partial(self._example.call, net.to(device)) for name, net in nets.items()}
         latency = Processes().of_first(interleaved(calls, rounds=9).ratio["compact"])
         self._since = 0
         self._measured = (self._keep_ratio(), latency)

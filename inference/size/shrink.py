@@ -58,7 +58,7 @@ def shrink(
     gates, points = guide.gates(), guide.point()
     stay = {}
     for group in sparse.groups:
-        if group.removable and group.selects is None:
+        if group.narrows:
             prob = gates[group.name].prob_nonzero
             stays = (prob >= closed_below) | (points[group.name] != 0)
             stays[prob.argmax()] = True
@@ -127,7 +127,7 @@ def _positions(sparse: SparseModule, units: Mapping[str, Sequence[int]]) -> dict
     """Where units stand among those that are there now, for each group whose units can be taken out."""
     stay = {}
     for group in sparse.groups:
-        if group.removable and group.selects is None and group.name in units:
+        if group.narrows and group.name in units:
             place = {unit: i for i, unit in enumerate(sparse.units[group.name].tolist())}
             if not rising(units[group.name]):
                 raise ValueError(f"units of {group.name} must be numbers in rising order; got {units[group.name]}")

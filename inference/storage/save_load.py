@@ -16,12 +16,11 @@ from l0bayes.errors import FileFormatError
 from l0bayes.find_sparse import sparse_modules
 from l0bayes.inference.size.shrink import rising, take_units, units_left
 from l0bayes.inference.storage.files import read_tensors, write_bytes, write_tensors
+from l0bayes.layers.full_width import FULL, GIVEN, stated
 from l0bayes.layers.select_inputs import SelectInputs
 from l0bayes.structure import join_name
 from l0bayes.structure.names import shared_parameters
 from l0bayes.subnetwork.resizing import resize, tie
-
-_GIVEN = "given_features"
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -58,9 +57,8 @@ def save(module: nn.Module, path: str | Path, provenance: Mapping[str, Any] | No
     state = module.state_dict()
     if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"module: its state {others[0]!r} is no tensor; safetensors holds tensors only")
-    for name, layer in module.named_modules():
-        if isinstance(layer, SelectInputs):
-            state[join_name(name, _GIVEN)] = torch.tensor(layer.given_features)
+    for buffer, (attribute, width) in stated(module).items():
+        state[join_name(buffer.rpartition(".")[0], attribute)] = torch.tensor(width)
     facts = {
         "kind": _kind(module),
         "class": _class(module),
@@ -99,7 +97,7 @@ def load(path: str | Path, module: _Module) -> _Module:
         raise FileFormatError(f"module: {path} holds a {facts.get('class')}, and a {_class(module)} was given")
     if facts.get("shapes") != {name: list(tensor.shape) for name, tensor in tensors.items()}:
         raise FileFormatError(f"path: {path} is damaged: its tensors are not those its header lists")
-    given = {name: tensors.pop(name) for name in list(tensors) if name.rpartition(".")[2] == _GIVEN}
+    given = {name: tensors.pop(name) for name in list(tensors) if name.rpartition(".")[2] in (GIVEN, FULL)}
     if isinstance(module, AutoGuide) or sparse_modules(module):
         _take_units(path, module, facts.get("units", {}))
         _load_state(path, module, tensors, facts.get("state_versions", {}))
@@ -109,7 +107,8 @@ def load(path: str | Path, module: _Module) -> _Module:
         for names in facts.get("tied", ()):
             tie(module, names)
         for name, number in given.items():
-            setattr(module.get_submodule(name.rpartition(".")[0]), _GIVEN, int(number))
+            path, _, attribute = name.rpartition(".")
+            setattr(module.get_submodule(path), attribute, int(number))
     except (AttributeError, ValueError) as error:
         raise FileFormatError(f"module: {path} does not fit it: {error}") from error
     _load_state(path, module, tensors, facts.get("state_versions", {}))
@@ -119,14 +118,13 @@ def load(path: str | Path, module: _Module) -> _Module:
 
 def _check_indices(path: str | Path, module: nn.Module) -> None:
     """Raises where a layer would read features that it is not given, or one of them twice."""
-    for name, layer in module.named_modules():
-        if isinstance(layer, SelectInputs):
-            index = layer.index
-            if index.is_floating_point() or index.dim() != 1 or not rising(index.tolist(), layer.given_features):
-                raise FileFormatError(
-                    f"path: {path} is damaged: {join_name(name, 'index')} must rise from 0 to below the "
-                    f"{layer.given_features} features that the layer is given; got {index.tolist()[:8]} …"
-                )
+    for name, (_, width) in stated(module).items():
+        index = module.get_buffer(name)
+        if index.is_floating_point() or index.dim() != 1 or not rising(index.tolist(), width):
+            raise FileFormatError(
+                f"path: {path} is damaged: {name} must rise from 0 to below the {width} features that the layer is "
+                f"given, or gives; got {index.tolist()[:8]} …"
+            )
 
 
 def _take_units(path: str | Path, module: nn.Module, units: Mapping[str, list[int]]) -> None:

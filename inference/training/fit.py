@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from l0bayes.arguments import check_file, checked_but
 from l0bayes.find_sparse import find_sparse, is_gated
-from l0bayes.inference.data.loaders import first_batch, own_generators
+from l0bayes.inference.data.loaders import arguments_of, first_batch, own_generators
 from l0bayes.inference.objective.elbo import ClosedFormKL_ELBO
 from l0bayes.inference.objective.loss import Objective
 from l0bayes.inference.objective.teacher import Teacher
@@ -49,6 +49,7 @@ from l0bayes.inference.training.validation import (
     check_validation,
     see_first_batch,
 )
+from l0bayes.inputs import Inputs
 from l0bayes.models.likelihood import Likelihood
 from l0bayes.posterior.cost import expected_l0, expected_macs, open_l0
 from l0bayes.threads import one_thread
@@ -111,10 +112,11 @@ def fit(
     Args:
         model: a Pyro model that is a module, called with the batches of the loader.
         guide: its guide.
-        train_loader: an iterable of batches, each a tuple of the model's arguments: a
-            :class:`~l0bayes.inference.TensorBatches` or any data loader. Seed torch before the call for a
-            reproducible order of data and draws of gates. Torch generators of the loader's own are resumed too, and
-            samplers that want to know the epoch (``DistributedSampler``) are told.
+        train_loader: an iterable of batches, each a tuple of the model's arguments, ``(x, y)``, or a mapping that is
+            its one argument, ``{"input_ids": …, "labels": …}``: a :class:`~l0bayes.inference.TensorBatches` or any data
+            loader. Seed torch before the call for a reproducible order of data and draws of gates. Torch generators of
+            the loader's own are resumed too, and samplers that want to know the epoch (``DistributedSampler``) are
+            told.
         validation_loader: batches on which to report the error after each epoch.
         checkpoint: a file written after every epoch and on Ctrl-C. If it exists, the run resumes from there, as
             if it had never stopped.
@@ -208,12 +210,18 @@ def _constraints(
     targets: Sequence[Target], model: Any, guide: Any, loader: Any, options: FitOptions
 ) -> tuple[Constraint, ...]:
     updates = math.ceil(len(loader) / options.accumulate) * options.epochs if targets else 0
-    example = first_batch(loader)[0] if any(target.of == "latency" for target in targets) else None
+    timed = any(target.of == "latency" for target in targets)
+    example = _inputs_in(model, arguments_of(first_batch(loader))) if timed else None
     shared: dict[str, Any] = {"num_data": int(model.num_data) if targets else 1, "updates": updates, "example": example}
     constraints = [Constraint(target, model, guide, **shared) for target in targets]
     for one in constraints:
         one.alone = not one.others(constraints)
     return tuple(constraints)
+
+
+def _inputs_in(model: Any, batch: tuple[Any, ...]) -> Inputs:
+    """What the network of a model is given of a batch."""
+    return model.parts(*batch)[0] if isinstance(model, Likelihood) else Inputs.of(batch[0])
 
 
 def _train(

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 
+from l0bayes.inference.data.loaders import rows_in
 from l0bayes.inference.objective.loss import Objective
 from l0bayes.inference.system.interrupt import Interruption
 from l0bayes.inference.system.processes import Processes
@@ -73,7 +74,7 @@ class Step:
         if not self._checked:
             check_batch(self.objective, batches[0])
             self._checked = True
-        rows = sum(len(batch[0]) for batch in batches) * self._processes.size
+        rows = sum(rows_in(batch) for batch in batches) * self._processes.size
         with self._compiled.active() if self._compiled and state.gates.keeps_its_shape else nullcontext():
             loss = self._gradients(batches)
         done = state.progress

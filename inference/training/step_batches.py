@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from l0bayes.compat import tree_map_tensors
 from l0bayes.errors import DataError, L0BayesError
-from l0bayes.inference.data.loaders import own_generators, tell_epoch
+from l0bayes.inference.data.loaders import arguments_of, own_generators, tell_epoch
 from l0bayes.inference.storage.checkpoint import Progress
 from l0bayes.inference.system.random_state import random_state, set_random_state
 from l0bayes.inference.training.fit_options import FitOptions
 
 Batch = tuple[Any, ...]
-Batches = Iterable[Batch]
+Batches = Iterable[Any]
 
 
 def step_batches(
@@ -63,7 +63,7 @@ def _guarded(batches: Iterator[Batch], progress: Progress, keep: Callable[[], st
             raise
         except Exception as error:
             raise _of_the_loader(error, progress, keep) from error
-        yield batch
+        yield arguments_of(batch)
 
 
 def _of_the_loader(error: Exception, progress: Progress, keep: Callable[[], str]) -> DataError:
@@ -78,7 +78,8 @@ def _of_the_loader(error: Exception, progress: Progress, keep: Callable[[], str]
 
 
 def _laid_out(batch: Batch) -> Batch:
-    return tuple(
-        value.to(memory_format=torch.channels_last) if isinstance(value, Tensor) and value.dim() == 4 else value  # noqa: PLR2004
-        for value in batch
+    laid_out: Batch = tree_map_tensors(
+        lambda x: x.to(memory_format=torch.channels_last) if x.dim() == 4 else x,  # noqa: PLR2004 (images)
+        tuple(batch),
     )
+    return laid_out

@@ -12,10 +12,11 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from l0bayes.checks import explained_types
+from l0bayes.compat import tree_leaves
 from l0bayes.errors import DataError
 from l0bayes.evaluating import evaluating
 from l0bayes.find_sparse import is_gated
-from l0bayes.inference.data.loaders import first_batch, length, own_generators
+from l0bayes.inference.data.loaders import arguments_of, first_batch, length, own_generators
 from l0bayes.inference.guide.bound_to_model import check_belongs
 from l0bayes.inference.prediction.evaluate import mean_error
 from l0bayes.inference.size.target import Target
@@ -114,7 +115,7 @@ def see_first_batch(guide: Any, loader: Iterable[Any]) -> None:
     waits = isinstance(guide, AutoGuide) and guide.prototype_trace is None
     if not waits or any(True for _ in guide.parameters()):  # a loaded state brings parameters before the data
         return
-    batch, state = first_batch(loader), random_state()
+    batch, state = arguments_of(first_batch(loader)), random_state()
     with torch.no_grad():
         guide(*batch)
     set_random_state(state)
@@ -122,14 +123,12 @@ def see_first_batch(guide: Any, loader: Iterable[Any]) -> None:
 
 def check_batch(objective: Any, batch: Any) -> None:
     """Runs model and guide once, to find what could never be trained; nothing is changed by it."""
-    if not isinstance(batch, (tuple, list)):
-        raise DataError(f"train_loader must give tuples of the model's arguments; got a {type(batch).__name__}")
     _check_number(objective.model, batch)
     state = random_state()
     device = next((parameter.device.type for parameter in objective.parameters()), "cpu")
     with (
         evaluating(objective),
-        explained_types(objective, batch, "train_loader"),
+        explained_types(objective, tree_leaves(batch), "train_loader"),
         torch.autocast(device, torch.bfloat16, enabled=objective.bf16),
         poutine.trace(param_only=True) as capture,
     ):

@@ -9,10 +9,10 @@ from torch import nn
 
 from l0bayes.compat import SEPARATE_PROJECTIONS
 from l0bayes.layers.fewer_heads import FewerHeads
-from l0bayes.layers.kinds import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS
+from l0bayes.layers.kinds import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS, is_kind
 
 Shapes = Mapping[str, torch.Size]
-Kinds = type[nn.Module] | tuple[type[nn.Module], ...]
+Kinds = type[nn.Module] | tuple[type[nn.Module], ...] | str
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,10 @@ class _Widths:
     tensors: tuple[str, ...]
     widths: Callable[[Any, torch.Size], dict[str, Any]]
     computes: Callable[[Any], bool]
+
+    def fits(self, module: nn.Module) -> bool:
+        """Whether a module is of these kinds."""
+        return is_kind(module, self.kinds) if isinstance(self.kinds, str) else isinstance(module, self.kinds)
 
 
 _rules: list[_Widths] = []
@@ -38,7 +42,8 @@ def add_width_rule(
     """Says by which attributes a kind of layers states how wide it is.
 
     Args:
-        kinds: a class of modules, or several. What was added last counts first.
+        kinds: a class of modules, or several; or the full name of one, ``"package.module.Class"``, which is then not
+            imported. What was added last counts first.
         tensors: names of its own parameters or buffers, of which the first that it has, and that changes, tells.
         widths: from the module as it is, and the new shape of that tensor, to its attributes and their new values.
         computes: whether its forward computes by them, which then are changed while a subnetwork runs, and not only in
@@ -50,7 +55,7 @@ def add_width_rule(
 
 def computes_by_width(module: nn.Module) -> bool:
     """Whether a layer's computation depends on such an attribute, and not on its tensors alone."""
-    return any(rule.computes(module) for rule in _rules if isinstance(module, rule.kinds))
+    return any(rule.computes(module) for rule in _rules if rule.fits(module))
 
 
 def attributes(module: nn.Module, shapes: Shapes) -> dict[str, Any]:
@@ -65,13 +70,17 @@ def attributes(module: nn.Module, shapes: Shapes) -> dict[str, Any]:
     """
     for rule in _rules:
         shape = next((shapes[name] for name in rule.tensors if name in shapes), None)
-        if isinstance(module, rule.kinds) and shape is not None:
+        if shape is not None and rule.fits(module):
             return rule.widths(module, shape)
     return {}
 
 
 def _of_linear(_module: Any, shape: torch.Size) -> dict[str, Any]:
     return {"out_features": shape[0], "in_features": shape[1]}
+
+
+def _of_conv1d_of_transformers(_module: Any, shape: torch.Size) -> dict[str, Any]:
+    return {"nx": shape[0], "nf": shape[1]}
 
 
 def _of_convolution(module: Any, shape: torch.Size) -> dict[str, Any]:
@@ -97,6 +106,19 @@ def _of_prelu(_module: Any, shape: torch.Size) -> dict[str, Any]:
     return {"num_parameters": shape[0]}
 
 
+def _of_recurrent(module: Any, shape: torch.Size) -> dict[str, Any]:
+    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    return {"hidden_size": shape[0] // gates, "input_size": shape[1]}
+
+
+def _of_cell(module: Any, shape: torch.Size) -> dict[str, Any]:
+    return {"hidden_size": shape[0] * module.hidden_size // module.weight_ih.shape[0], "input_size": shape[1]}
+
+
+def _of_bilinear(_module: Any, shape: torch.Size) -> dict[str, Any]:
+    return {"out_features": shape[0], "in1_features": shape[1], "in2_features": shape[2]}
+
+
 def _of_attention(module: Any, shape: torch.Size) -> dict[str, Any]:
     heads = shape[0] // 3 // module.head_dim
     return {"__class__": FewerHeads, "num_heads": heads, **SEPARATE_PROJECTIONS}
@@ -104,9 +126,13 @@ def _of_attention(module: Any, shape: torch.Size) -> dict[str, Any]:
 
 add_width_rule(nn.Linear, ["weight"], _of_linear, computes=False)
 add_width_rule(CONVOLUTIONS, ["weight"], _of_convolution, computes=lambda module: bool(module.groups > 1))
+add_width_rule("transformers.pytorch_utils.Conv1D", ["weight"], _of_conv1d_of_transformers)
 add_width_rule(nn.Embedding, ["weight"], _of_embedding, computes=False)
 add_width_rule(BATCH_NORMS, ["weight", "running_mean"], _of_norm, computes=False)
 add_width_rule(INSTANCE_NORMS, ["weight", "running_mean"], _of_norm)
 add_width_rule(nn.GroupNorm, ["weight"], _of_group_norm)
 add_width_rule(nn.PReLU, ["weight"], _of_prelu, computes=False)
+add_width_rule(nn.RNNBase, ["weight_ih_l0"], _of_recurrent)
+add_width_rule(nn.RNNCellBase, ["weight_ih"], _of_cell)
+add_width_rule(nn.Bilinear, ["weight"], _of_bilinear, computes=False)
 add_width_rule(nn.MultiheadAttention, ["in_proj_weight"], _of_attention)

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from l0bayes.code_cost.live_cost import Amount
 from l0bayes.evaluating import evaluating
 from l0bayes.find_sparse import find_sparse
-from l0bayes.structure import as_arguments
+from l0bayes.inputs import Inputs
 from l0bayes.structure.multiplications import MacCounter, unfused_attention
-from l0bayes.structure.names import rows_of
 
 
 @dataclass(frozen=True)
@@ -34,16 +33,16 @@ def cost(net: nn.Module, example_input: Any) -> Cost:
 
     Args:
         net: any network.
-        example_input: an input (or tuple of inputs) it accepts, of one or more rows, by whose number the MACs are
-            divided.
+        example_input: an input it accepts, a tuple of positional or a mapping of keyword inputs, of one or more rows,
+            by whose number the MACs are divided.
 
     Returns:
         The cost.
     """
-    inputs = as_arguments(example_input)
+    inputs = Inputs.of(example_input)
     with evaluating(net), unfused_attention(), MacCounter() as counter:
-        net(*inputs)
-    return Cost(sum(parameter.numel() for parameter in net.parameters()), round(counter.total / rows_of(inputs)))
+        inputs.call(net)
+    return Cost(sum(parameter.numel() for parameter in net.parameters()), round(counter.total / (inputs.rows or 1)))
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from pyro import poutine
+from pyro.distributions import Unit
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
@@ -127,6 +128,11 @@ def _run(
                     f"data: plate {frame.name!r} takes {frame.size} of {frame.full_size} data; a log-likelihood needs "
                     "them all. Give the model a way to run without subsampling"
                 )
+        if isinstance(site["fn"], Unit):
+            raise DataError(
+                f"data: {name!r} is a factor, such as a network's own loss, which says nothing of each datum. Use a "
+                "likelihood that says how targets are distributed, such as Classifier"
+            )
         log_prob = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
         predictive[name], log_likelihood[name] = _array(site["fn"].sample()), _array(log_prob)
         observed[name] = _array(site["value"])

@@ -8,7 +8,7 @@ where each feature goes (:mod:`~l0bayes.structure.flow`).
 from l0bayes.structure.alive import Alive
 from l0bayes.structure.find import Finder, Request
 from l0bayes.structure.groups import GRANULARITIES, GateGroup, Product, Slice, Structure
-from l0bayes.structure.names import as_arguments, join_name
+from l0bayes.structure.names import join_name
 from l0bayes.structure.roles import Roles
 from l0bayes.structure.telling import is_told, tell_all, tell_partners
 
@@ -22,7 +22,6 @@ __all__ = [
     "Roles",
     "Slice",
     "Structure",
-    "as_arguments",
     "is_told",
     "join_name",
     "tell_all",

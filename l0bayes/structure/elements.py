@@ -103,6 +103,68 @@ def copy_into(flow: Labelling, call: Call) -> None:
     flow.write(call["self"], None if labels is None else labels.expand(call["self"].shape))
 
 
+def write_at(flow: Labelling, call: Call) -> None:
+    """Features written, or added, into another tensor at places along a dimension that integers say."""
+    source, index = call.bound.get("source", call.bound.get("src")), call["index"]
+    dim = call["dim"] % max(call["self"].dim(), 1)
+    labels = flow.labels(source)
+    if labels is not None and any(
+        size != other
+        for at, (size, other) in enumerate(zip(labels.shape, call["self"].shape, strict=True))
+        if at != dim
+    ):
+        freeze(flow, call)
+        return
+    _freeze_indices(flow, call, index)
+    _meet_at(flow, call, labels, [dim], [dim])
+
+
+def put_at(flow: Labelling, call: Call) -> None:
+    """The same at places that a tensor of integers or booleans for each of the first dimensions says."""
+    indices = list(call["indices"])
+    while indices and indices[-1] is None:
+        indices.pop()
+    if any(index is None for index in indices):
+        freeze(flow, call)
+        return
+    taken = sum(index.dim() if index.dtype == torch.bool else 1 for index in indices)
+    labels = flow.labels(call["values"])
+    lead = max(call["values"].dim() - (call["self"].dim() - taken), 0)
+    _meet_at(flow, call, labels, list(range(taken)), list(range(lead)), squeeze=True)
+
+
+def _meet_at(
+    flow: Labelling, call: Call, source: Tensor | None, dims: list[int], own: list[int], *, squeeze: bool = False
+) -> None:
+    """Ties what is written to what is there, feature by feature.
+
+    Args:
+        flow: the labels.
+        call: the operation.
+        source: labels of what is written.
+        dims: dimensions of the target along which places are said.
+        own: the same of the source.
+        squeeze: whether the target has them in another number.
+    """
+    target = flow.labels(call["self"])
+    if source is None and target is None:
+        return
+    lines = []
+    for labels, where in ((target, dims), (source, own)):
+        if labels is None:
+            continue
+        if any(flow.features.vary(labels, dim) for dim in where):
+            flow.features.freeze(labels, f"{call.name} in {flow.where} says which of its features to write")
+        merged = flow.features.merge(labels, where)
+        lines.append(merged.squeeze(where) if squeeze and labels is source else merged)
+    found = lines[0] if len(lines) == 1 else flow.features.tie(*lines)
+    found = flow.unshared(found.expand(call.out.shape))
+    if call.name.endswith("_"):
+        flow.meet_in_place(call.out, found)
+    else:
+        flow.label(call.out, found)
+
+
 # -- element by element, and reductions -------------------------------------------------------------------------
 
 
@@ -122,8 +184,13 @@ def pointwise(flow: Labelling, call: Call) -> None:
 
 
 def _of_their_own(flow: Labelling, call: Call, entering: list[Tensor], dims: int) -> list[Tensor]:
-    """Operands that have an element for each feature; those that act on several features at once stay as they are."""
+    """Operands that have an element for each feature; those that act on several features at once stay as they are.
+
+    But where parameters are made of parameters, such as by a norm of each row, those features are coupled.
+    """
     padded = [labels.reshape([1] * (dims - labels.dim()) + list(labels.shape)) for labels in entering]
+    if not flow.depends((call.args, call.kwargs)):
+        return padded
     own = []
     for number, labels in enumerate(padded):
         others = [other for place, other in enumerate(padded) if place != number]

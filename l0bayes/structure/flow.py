@@ -7,15 +7,16 @@ operation without a rule freezes what enters it, so that nothing is taken out on
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from l0bayes.compat import READS_ONE_NUMBER, TorchDispatchMode, tree_leaves, tree_map_tensors
+from l0bayes.compat import READS_ONE_NUMBER, TorchDispatchMode, tree_leaves
 from l0bayes.errors import StructureError
+from l0bayes.inputs import Inputs, is_cache
 from l0bayes.structure.call import Call
 from l0bayes.structure.labelling import Labelling
 from l0bayes.structure.operations import follow
@@ -38,6 +39,7 @@ class Flow(TorchDispatchMode):
         labelling: what is known of its features.
         called: names of the modules that ran.
         sized_by_data: where a shape first depended on the values of the data, if anywhere.
+        reads_data: where integers or booleans of the data, in which features have no part, were first read as numbers.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -47,29 +49,32 @@ class Flow(TorchDispatchMode):
         self.labelling = Labelling(net)
         self.called: set[str] = set()
         self.sized_by_data: str | None = None
-        self._touched: Any = WeakIdKeyDictionary()
+        self.reads_data: str | None = None
+        self._touched = self.labelling.depending
+        self._decided: Any = WeakIdKeyDictionary()  # what features, or weights, have a part in
 
     @torch.inference_mode()
-    def run(self, inputs: tuple[Any, ...]) -> None:
+    def run(self, inputs: Inputs) -> None:
         """Runs the network once.
 
         Args:
             inputs: its arguments.
 
         Raises:
-            StructureError: if the network's course depends on the data, or its outputs are no tensors.
+            StructureError: if the network's course depends on features, or its outputs are no tensors.
         """
-        inputs = tree_map_tensors(torch.clone, inputs)
-        for value in tree_leaves(inputs):
-            if isinstance(value, Tensor):
-                self._touched[value] = True
-                self.labelling.label_input(value)
+        inputs = inputs.map(torch.clone)
+        for value in inputs.tensors:
+            self._touched[value] = True
+            if value.is_floating_point():
+                self._decided[value] = True
+            self.labelling.label_input(value)
         with self._following_modules(), _Reading(self), self:
-            outputs = self.net(*inputs)
+            outputs = inputs.call(self.net)
         for value in tree_leaves(outputs):
             if isinstance(value, Tensor):
                 self.labelling.features.freeze_sink(self.labelling.known(value), "its features leave the network")
-            elif not isinstance(value, int | float | str | None):
+            elif not isinstance(value, int | float | str | None) and not is_cache(value):
                 raise StructureError(
                     f"net returns a {type(value).__name__}, in which features could leave the network unseen. Return "
                     "tensors, or tuples, lists or dicts of tensors"
@@ -96,38 +101,50 @@ class Flow(TorchDispatchMode):
                 hook.remove()
             del stack[1:]
 
-    def _is_touched(self, values: Any) -> bool:
-        return any(isinstance(value, Tensor) and value in self._touched for value in tree_leaves(values))
+    def _is_decided(self, values: Any) -> bool:
+        return any(
+            isinstance(value, Tensor)
+            and (value in self._decided or (value.is_floating_point() and self.labelling.is_weight(value)))
+            for value in tree_leaves(values)
+        )
 
     def check_reading(self, func: Any, args: Any) -> None:
-        """Refuses functions that hand a tensor's values over to Python, past any dispatch."""
-        if getattr(func, "__name__", "") in ("tolist", "numpy", "__array__") and self._is_touched(args):
-            self.refuse_reading()
+        """Looks at functions that hand a tensor's values over to Python, past any dispatch."""
+        if getattr(func, "__name__", "") in ("tolist", "numpy", "__array__"):
+            self._read(args)
 
-    def refuse_reading(self) -> NoReturn:
-        """Raises, since what follows may depend on the values of the data."""
+    def _read(self, values: Any) -> None:
+        """Raises if what follows may depend on features; notes it if it may depend on integers of the data."""
+        if not self.labelling.depends(values):
+            return
+        if not self._is_decided(values):
+            self.reads_data = self.reads_data or self.labelling.where
+            return
         raise StructureError(
             f"net: what {self.labelling.where} computes depends on the values of the data (a tensor is read as "
             "numbers), so a run does not show its structure. Take the decision out of the network, or express it by "
-            "torch.where; give distributions validate_args=False"
+            "torch.where; give masks as integers or booleans, and distributions validate_args=False"
         )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Computes an operation and moves the labels along."""
         kwargs = kwargs or {}
-        if func in _READS and self._is_touched((args, kwargs)):
-            self.refuse_reading()
+        if func in _READS:
+            self._read((args, kwargs))
         with self:  # some operations are made of others, which is all that needs rules
             out = func.decompose(*args, **kwargs)
         if out is not NotImplemented:
             return out
         out = func(*args, **kwargs)
-        if self._is_touched((args, kwargs)):
+        if self.labelling.depends((args, kwargs)):
             if self.sized_by_data is None and _sizes_by_data(func, args):
                 self.sized_by_data = self.labelling.where
+            decided = self._is_decided((args, kwargs))
             for value in tree_leaves(out):
                 if isinstance(value, Tensor):
                     self._touched[value] = True
+                    if decided:
+                        self._decided[value] = True
         follow(self.labelling, Call(func, args, kwargs, out))
         return out
 

@@ -1,6 +1,6 @@
 """Gate groups: vectors of gates, and the slices of a network's tensors that each gate decides over."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -71,6 +71,8 @@ class GateGroup:
         min_units: how many gates the test-time network keeps at least, see :mod:`l0bayes.structure.alive`.
         selects: the layer whose input must be narrowed before it runs, because whatever produces the feature
             stays as it is; ``None`` if the producer itself gets narrower.
+        padded: why what its layers make is padded to the full width, and what they read selected from it: code between
+            them insists on that width; ``None`` if it does not.
     """
 
     name: str
@@ -80,6 +82,12 @@ class GateGroup:
     own: Tensor
     min_units: int = 1
     selects: str | None = None
+    padded: str | None = None
+
+    @property
+    def narrows(self) -> bool:
+        """Whether a closed gate makes all narrower that there is of a feature, so that it may be taken out for good."""
+        return self.removable and self.selects is None and self.padded is None
 
     @property
     def kind(self) -> str:
@@ -138,8 +146,30 @@ class Structure:
             parts = [_shown(part) for part in group.slices]
             more = f" and {len(parts) - 6} more" if len(parts) > 7 else ""  # noqa: PLR2004 (a line's worth)
             rows.append(f"{group.name:<{width}}{group.size:>7}  {', '.join(parts[: 6 if more else 7])}{more}")
+        rows += [
+            f"{group.name:<{width}} padded  code insists on the full width between its layers ({group.padded}): closed "
+            f"gates save up to {self.under(group)} parameters in them, and nothing between them"
+            for group in self.groups
+            if group.padded is not None
+        ]
         rows += [f"{layer:<{width}}  dense  {reason}" for layer, reason in self.dense.items()]
         return "\n".join(rows)
+
+    def under(self, group: GateGroup) -> int:
+        """Parameters that a group of units decides over."""
+        total = 0
+        for part in group.slices:
+            shape = self.shapes.get(part.tensor)
+            if shape is not None and part.dim is not None:
+                total += shape.numel() // shape[part.dim] * int((part.gates >= 0).sum())
+        return total
+
+    def with_padded(self, groups: Sequence[GateGroup]) -> "Structure":
+        """The same structure with some groups replaced by padded ones of the same names."""
+        new = {group.name: group for group in groups}
+        kept = tuple(new.get(group.name, group) for group in self.groups)
+        products = tuple(product.ungated() if product.group in new else product for product in self.products)
+        return replace(self, groups=kept, products=products)
 
     def without(self, groups: Mapping[str, str]) -> "Structure":
         """The same structure with some groups left dense, given by name with the reason."""

@@ -1,5 +1,6 @@
 """The labels of a network's tensors, and what its weights make and read."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from l0bayes.compat import tree_leaves
 from l0bayes.structure.features import Features, with_repeats
 
 _LARGE = 1 << 18  # parameters beyond this get a label per entry of their last dimension, not one per element
@@ -35,13 +37,31 @@ class WeightView:
 
     Attributes:
         name: the parameter.
-        dims: the parameter's dimension behind each of the matrix's.
+        dims: the parameter's dimension behind each of the matrix's; of several that are one there, the first.
         starts: where along it the matrix begins.
+        each: how many positions of the matrix there are for each of the parameter's.
     """
 
     name: str
     dims: tuple[int, ...]
     starts: tuple[int, ...]
+    each: tuple[int, ...]
+
+
+def _as_one(held: Tensor, free: list[int], size: int, stride: int) -> list[int]:
+    """Neighbouring dimensions of a tensor that are one of a view, such as heads and their features, if some are."""
+    for last in free:
+        if held.stride(last) != stride:
+            continue
+        found = [last]
+        while math.prod(held.shape[d] for d in found) < size:
+            before = found[0] - 1
+            if before not in free or held.stride(before) != held.stride(found[0]) * held.shape[found[0]]:
+                break
+            found.insert(0, before)
+        if math.prod(held.shape[d] for d in found) == size:
+            return found
+    return []
 
 
 class Labelling:
@@ -60,6 +80,7 @@ class Labelling:
         other_macs: module to the multiply-accumulates in it of which no rule knows the features, for the whole batch.
         counted: multiply-accumulates so far that are in one of the three.
         stack: names of the modules that are running, the innermost last.
+        depending: the tensors that depend on the network's inputs.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -72,6 +93,7 @@ class Labelling:
         self.counted = 0.0
         self.net = net
         self.stack = [""]
+        self.depending: Any = WeakIdKeyDictionary()
         self._labels: Any = WeakIdKeyDictionary()
         self._blank: dict[int, Tensor] = {}
         self._input = self.features.fresh(1)
@@ -92,6 +114,10 @@ class Labelling:
     def module(self) -> nn.Module:
         """The module that is running."""
         return self.net.get_submodule(self.stack[-1])
+
+    def depends(self, values: Any) -> bool:
+        """Whether any tensor in there depends on the network's inputs; others follow from parameters alone."""
+        return any(isinstance(value, Tensor) and value in self.depending for value in tree_leaves(values))
 
     # -- labels of tensors ------------------------------------------------------------------------------------------
 
@@ -205,17 +231,21 @@ class Labelling:
             return None
         free = list(range(held.dim()))
         dims: list[int] = []
+        each: list[int] = []
         for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
             matching = [d for d in free if held.stride(d) == stride and size <= held.shape[d]]
-            if not matching:
+            # Between equal ones the last, since linear layers hand over their transpose.
+            behind = matching[-1:] or _as_one(held, free, size, stride)
+            if not behind:
                 return None
-            dims.append(matching[-1])  # between equal ones the last, since linear layers hand over their transpose
-            free.remove(matching[-1])
+            dims.append(behind[0])
+            each.append(math.prod(held.shape[d] for d in behind[1:]))
+            free = [d for d in free if d not in behind]
         if any(held.shape[dim] != 1 for dim in free):
             return None
         offset = tensor.storage_offset() - held.storage_offset()
         starts = tuple(int(offset) // held.stride(d) % held.shape[d] if held.shape[d] > 1 else 0 for d in dims)
-        return WeightView(name, tuple(dims), starts)
+        return WeightView(name, tuple(dims), starts, tuple(each))
 
     def makes(self, view: WeightView, dim: int, size: int) -> Tensor:
         """Labels of the features that a weight makes along one of its view's dimensions, of shape ``(size,)``."""
@@ -225,11 +255,13 @@ class Labelling:
             axis = self.axes[name, own] = Axis(self.features.fresh(self._shapes[name][own]), reads=False)
         elif axis.reads:
             self.features.freeze(axis.labels, f"{name} both makes and reads features along dimension {own}")
-        return axis.labels[view.starts[dim] : view.starts[dim] + size]
+        each = view.each[dim]
+        return axis.labels[view.starts[dim] : view.starts[dim] + size // each].repeat_interleave(each)
 
     def reads(self, view: WeightView, dim: int, labels: Tensor) -> None:
         """Notes the features, of shape ``(size,)``, that a weight reads along one of its view's dimensions."""
         name, own, start = view.name, view.dims[dim], view.starts[dim]
+        labels = self.features.merge(labels.reshape(-1, view.each[dim]), [1]).flatten()
         axis = self.axes.get((name, own))
         if axis is None:
             blank = torch.zeros(self._shapes[name][own], dtype=torch.int64)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from l0bayes.compat import TorchDispatchMode
+from l0bayes.compat import TorchDispatchMode, use_onednn
 from l0bayes.structure.call import Call
 
 # Matrix products: the factor along whose last dimension each number of the result is a sum.
@@ -117,6 +117,16 @@ def unfused_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def unfused_recurrence() -> Iterator[None]:
+    """Recurrent layers run step by step; oneDNN's are one operation, of which nothing can be seen."""
+    before = use_onednn(use=False)
+    try:
+        yield
+    finally:
+        use_onednn(use=before)
 
 
 class MacCounter(TorchDispatchMode):

@@ -1,9 +1,9 @@
 """Names of layers and tensors in a network."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 _Value = TypeVar("_Value")
 
@@ -28,16 +28,6 @@ def by_owner(values: Mapping[str, _Value]) -> dict[str, dict[str, _Value]]:
         owner, _, attribute = name.rpartition(".")
         owners.setdefault(owner, {})[attribute] = value
     return owners
-
-
-def as_arguments(example_input: Any) -> tuple[Any, ...]:
-    """An example input as the arguments of the network: one, or those of a tuple."""
-    return example_input if isinstance(example_input, tuple) else (example_input,)
-
-
-def rows_of(inputs: tuple[Any, ...]) -> int:
-    """Number of rows of a network's arguments: of the first tensor that has any."""
-    return next((len(value) for value in inputs if isinstance(value, Tensor) and value.dim()), 1)
 
 
 def shared_parameters(net: nn.Module) -> Mapping[str, tuple[str, ...]]:

@@ -24,7 +24,7 @@ _MOVES = _names("""
     view _unsafe_view _reshape_alias reshape permute transpose t expand slice select split split_with_sizes unbind cat
     stack squeeze unsqueeze flip repeat constant_pad_nd as_strided index_select narrow diagonal unfold
     pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle index gather repeat_interleave movedim tril
-    triu rot90 chunk _unsafe_index
+    triu rot90 chunk _unsafe_index unsafe_split unsafe_chunk unsafe_split_with_sizes
 """)
 _COPIES = _names("clone _to_copy contiguous detach alias lift_fresh")
 _POINTWISE = _names("""
@@ -41,6 +41,10 @@ _MAKES = _names("""
     empty_strided new_empty_strided empty_permuted
 """)
 _OVERWRITES = _names("fill_ zero_ normal_ uniform_ exponential_ log_normal_ cauchy_ geometric_")
+_WRITES = _names("""
+    index_add index_add_ index_copy index_copy_ index_reduce index_reduce_ scatter scatter_ scatter_add scatter_add_
+    scatter_reduce scatter_reduce_
+""")
 _BATCH_NORM = re.compile(r"(native|cudnn|miopen|_native)_batch_norm\w*|_batch_norm_with_update\w*")
 _ROUNDING = 1e-9
 _ATTENTION = re.compile(r"_scaled_dot_product_\w*attention\w*")
@@ -58,11 +62,16 @@ _KINDS: tuple[tuple[list[str], Rule], ...] = (
     (["glu"], elements.glu),
     (["roll"], elements.roll),
     (["embedding"], elements.embedding),
+    (_WRITES, elements.write_at),
+    (["index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put"], elements.put_at),
     (["native_layer_norm", "_fused_rms_norm"], layers.layer_norm),
     (["native_group_norm"], layers.group_norm),
     (["convolution"], layers.convolution),
     (["addmm"], layers.addmm),
-    (["mm", "bmm"], layers.mm),
+    (["mm", "bmm", "_grouped_mm"], layers.mm),
+    (["mv"], layers.mv),
+    (["_trilinear"], layers.trilinear),
+    (["_weight_norm_interface"], layers.weight_norm),
     (["baddbmm"], layers.baddbmm),
 )
 _PATTERNS = ((layers.SPATIAL, layers.spatial), (_BATCH_NORM, layers.batch_norm), (_ATTENTION, layers.attention))

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.parametrize import ParametrizationList
 
-from l0bayes.compat import tree_map_tensors
 from l0bayes.errors import StructureError
+from l0bayes.inputs import Inputs
 from l0bayes.layers.fewer_heads import supports
 from l0bayes.layers.kinds import CONVOLUTIONS
+from l0bayes.structure.courses import other_courses
 from l0bayes.structure.flow import Flow
 from l0bayes.structure.links import Link, Links
-from l0bayes.structure.multiplications import unfused_attention
-from l0bayes.structure.names import as_arguments, join_name, layer_of, rows_of, shared_parameters
+from l0bayes.structure.multiplications import unfused_attention, unfused_recurrence
+from l0bayes.structure.names import join_name, layer_of, shared_parameters
 
 _GATED = (nn.Linear, *CONVOLUTIONS, nn.Embedding, nn.MultiheadAttention)
 
@@ -29,7 +31,7 @@ class Roles:
 
     Args:
         net: the network; it is copied, never touched.
-        example_input: an input, or a tuple of inputs, that ``net`` accepts, with a batch dimension.
+        example_input: what ``net`` accepts, with a batch dimension, see :meth:`~l0bayes.inputs.Inputs.of`.
 
     Raises:
         StructureError: if the network does not run on the input, or its course depends on the data.
@@ -47,19 +49,20 @@ class Roles:
         macs: multiply-accumulates of each weight on the example.
         products: those without a weight: labels of the results, how many each, and in which module.
         other_macs: module to those whose features no rule knows.
+        courses: inputs with other integers or booleans, on which the network takes other courses.
     """
 
     def __init__(self, net: nn.Module, example_input: Any) -> None:
         self.net = _copied(net).cpu()
-        inputs = tree_map_tensors(Tensor.cpu, as_arguments(example_input))
-        self.rows = rows_of(inputs)
+        inputs = Inputs.of(example_input).map(Tensor.cpu)
+        self.rows = inputs.rows or 1
         flow = Flow(self.net)
         self.modules = dict(self.net.named_modules())
         self._trained = {name for name, _ in self.net.named_parameters()}
         self._run(flow, inputs)
         self._flow = flow.labelling
         self._called = flow.called
-        self._refuse_other_ways(flow.sized_by_data)
+        self._refuse_other_ways(flow.sized_by_data, flow.reads_data)
         read = [torch.zeros(1, dtype=torch.int64), *(axis.labels for axis in self._flow.axes.values())]
         self.classes = self._flow.features.classes(torch.cat(read))
         self.shared = {
@@ -77,13 +80,16 @@ class Roles:
         self.makers = self._who(reads=False)
         self.readers = self._who(reads=True)
 
-    def _run(self, flow: Flow, inputs: tuple[Any, ...]) -> None:
+    def _run(self, flow: Flow, inputs: Inputs) -> None:
         try:
-            with unfused_attention(), torch.random.fork_rng(devices=()):
+            with unfused_attention(), unfused_recurrence(), torch.random.fork_rng(devices=()):
                 self.net.eval()
                 flow.run(inputs)
                 seen = flow.labelling
                 self.macs, self.products, self.other_macs = dict(seen.macs), [*seen.products], dict(seen.other_macs)
+                self.courses = other_courses(self.net, inputs) if flow.reads_data else []
+                for other in self.courses:
+                    flow.run(other)
                 self._trains(flow, inputs)
         except StructureError:
             raise
@@ -91,33 +97,41 @@ class Roles:
             raise StructureError(self._why_not_followed(inputs, error)) from error
 
     @torch.no_grad()
-    def _why_not_followed(self, inputs: tuple[Any, ...], error: Exception) -> str:
+    def _why_not_followed(self, inputs: Inputs, error: Exception) -> str:
         """What is wrong: the example, or what the network does with it."""
         kind = type(self.net).__name__
         try:
             with torch.random.fork_rng(devices=()):
-                self.net.eval()(*tree_map_tensors(torch.clone, inputs))
+                inputs.map(torch.clone).call(self.net.eval())
         except Exception as plain:  # noqa: BLE001 (whatever it says, it says it without us)
             return (
-                f"example_input: {kind} does not run on it ({plain}). Pass an input of the shape and type the network "
-                "takes, with a batch dimension"
+                f"example_input: {kind} does not run on {inputs.described()} ({type(plain).__name__}: {plain}). Pass "
+                "what the network takes, of the right shape and type, with a batch dimension"
             )
         return (
             f"net: {kind} runs on the example, but not while its features are followed ({error}). Derivatives "
             "(torch.autograd.grad, torch.func) cannot be: take them outside of the network"
         )
 
-    def _refuse_other_ways(self, sized_by_data: str | None) -> None:
+    def _refuse_other_ways(self, sized_by_data: str | None, reads_data: str | None) -> None:
         """How many rows a mask leaves may decide which layers run: then those that did not are another course."""
-        idle = [name for name, m in self.modules.items() if isinstance(m, _GATED) and name not in self._called]
-        if sized_by_data is not None and idle:
-            raise StructureError(
-                f"net: the shape of what {sized_by_data} computes depends on the values of the data, and {idle[0]!r} "
-                "did not run: which layers run may depend on them too. Pass an example on which all run, or take the "
-                "decision out of the network"
-            )
+        ran = {id(p) for name in self._called for p in self.modules[name].parameters(recurse=False)}
+        idle = [name for name, m in self.modules.items() if isinstance(m, _GATED) and not self._has_run(name, ran)]
+        if not idle or (sized_by_data is None and reads_data is None):
+            return
+        what = f"the shape of what {sized_by_data}" if sized_by_data is not None else f"what {reads_data}"
+        raise StructureError(
+            f"net: {what} computes depends on the values of the data, and {idle[0]!r} did not run: which layers run "
+            "may depend on them too. Pass an example on which all run, or take the decision out of the network"
+        )
 
-    def _trains(self, flow: Flow, inputs: tuple[Any, ...]) -> None:
+    def _has_run(self, layer: str, ran: set[int]) -> bool:
+        """Whether a layer did, or one that has its weights, or the attention around it."""
+        own, around = self.modules[layer].parameters(recurse=False), self.modules.get(layer.rpartition(".")[0])
+        shared = any(id(parameter) in ran for parameter in own)
+        return layer in self._called or shared or isinstance(around, nn.MultiheadAttention)
+
+    def _trains(self, flow: Flow, inputs: Inputs) -> None:
         """Training mode may take other ways, such as auxiliary heads; it need not run on the example."""
         try:
             self.net.train()
@@ -212,7 +226,9 @@ class Roles:
     def makes(self, tensor: str, dim: int | None) -> bool:
         """Whether a dimension is that of a weight or an embedding, and not of something that follows them."""
         owner = self.modules.get(tensor.rpartition(".")[0])
-        return (tensor, dim) in self._flow.axes or isinstance(owner, nn.Embedding)
+        computed = isinstance(owner, (nn.Linear, *CONVOLUTIONS, ParametrizationList))
+        matrix = self.net.get_parameter(tensor).dim() > 1 if computed else isinstance(owner, nn.Embedding)
+        return (tensor, dim) in self._flow.axes or matrix
 
     def links(self) -> Links:
         """How information goes through the network."""
@@ -258,8 +274,8 @@ class Roles:
     def axis(self, layer: str, *, reads: bool) -> Axis | None:
         """The weight of a layer, and the dimension along which it reads or makes features."""
         for tensor, dim in self.axes:
-            own = layer_of(tensor) == layer and tensor in self._trained
-            if own and self.axes[tensor, dim][1] == reads and not tensor.endswith("bias"):
+            own = _is_weight_of(tensor, layer) and tensor in self._trained
+            if own and self.axes[tensor, dim][1] == reads:
                 return tensor, dim
         return None
 
@@ -273,14 +289,19 @@ class Roles:
         shared = [names for name, names in shared_parameters(self.net).items() if layer_of(name) == layer]
         if shared:
             return f"its weight is shared: {', '.join(map(repr, shared[0]))} are one"
+        return self._no_product(layer, module)
+
+    def _no_product(self, layer: str, module: nn.Module | None) -> str:
+        """Why no weight of a layer makes, or reads, features."""
+        ends = [reads for (tensor, _), (_, reads) in self.axes.items() if layer_of(tensor) == layer]
+        elements = [name for name in self._flow.elements if _is_weight_of(name, layer)]
+        if ends or elements:
+            return "it makes no features of its own" if any(ends) else self.why_dense((elements or [layer])[0])
         if layer not in self._called and not isinstance(module, nn.MultiheadAttention):
             around = isinstance(self.modules.get(layer.rpartition(".")[0]), nn.MultiheadAttention)
             return "it belongs to the attention around it" if around else "the network does not call it"
-        if module is not None and not any(
-            name.endswith("weight") for name, _ in module.named_parameters(recurse=False)
-        ):
-            return "its weight is not a parameter of its own"
-        return "no product of its weight with features was seen"
+        own = module is None or any(name.endswith("weight") for name, _ in module.named_parameters(recurse=False))
+        return "no product of its weight with features was seen" if own else "its weight is not a parameter of its own"
 
 
 def _copied(net: nn.Module) -> nn.Module:
@@ -295,6 +316,12 @@ def _copied(net: nn.Module) -> nn.Module:
             f"net: {type(net).__name__} cannot be copied ({error}). Remove what it keeps of earlier calls, such as "
             "outputs stored as attributes"
         ) from error
+
+
+def _is_weight_of(tensor: str, layer: str) -> bool:
+    """Whether a tensor is a weight of a layer, or what its weight is computed from by a parametrisation of torch's."""
+    computed = tensor.startswith(f"{join_name(layer, 'parametrizations')}.weight.")
+    return computed or (layer_of(tensor) == layer and not tensor.endswith("bias"))
 
 
 def _too_special(attention: nn.MultiheadAttention) -> str:

@@ -30,9 +30,13 @@ def one_open(size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Case:
-    """Some gates, in evaluation or training mode, for a run or for the compacted network; with gradients or without."""
+    """Some gates, in evaluation or training mode, for a run or for the compacted network; with gradients or without.
+
+    ``course`` is the number of one of the network's other courses, 0 for that of the example.
+    """
 
     gates: Callable[[int], Tensor]
     training: bool = False
     compacted: bool = False
     gradients: bool = False
+    course: int = 0

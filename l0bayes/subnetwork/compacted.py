@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from l0bayes.copying import copied
+from l0bayes.layers.full_width import FULL, GIVEN, INDEX, PLACE
 from l0bayes.layers.select_inputs import can_select
 from l0bayes.structure import GateGroup, join_name
 from l0bayes.structure.names import shared_parameters
-from l0bayes.subnetwork.resizing import place, select_inputs, tie
+from l0bayes.subnetwork.resizing import keep_widths, place, tie
 from l0bayes.subnetwork.selection import Selector
 from l0bayes.subnetwork.tensors import Positions, tensor_of
 
@@ -42,11 +43,13 @@ def compact_with_positions(
     selector = Selector(net, groups, whole=frozenset(whole), round_to=round_to)
     selection = selector(net, gates)
     tensors = dict(selection.tensors)
-    tensors |= {join_name(layer, "index"): keep for layer, (keep, _) in selection.features.items()}
-    small = select_inputs(copied(net), tensors)
+    tensors |= {join_name(layer, INDEX): keep for layer, (keep, _) in selection.features.items()}
+    tensors |= {join_name(layer, PLACE): keep for layer, (keep, _) in selection.places.items()}
+    small = keep_widths(copied(net), tensors)
     place(small, tensors)
-    for layer, (_, given) in selection.features.items():
-        small.get_submodule(layer).given_features = given  # type: ignore[assignment]
+    for attribute, layers in ((GIVEN, selection.features), (FULL, selection.places)):
+        for layer, (_, width) in layers.items():
+            setattr(small.get_submodule(layer), attribute, width)
     for names in set(shared_parameters(net).values()):
         values = [tensor_of(small, name) for name in names]
         if all(torch.equal(value, values[0]) for value in values):  # gates may have left them different

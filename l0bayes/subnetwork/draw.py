@@ -15,7 +15,8 @@ from torch import Tensor
 
 from l0bayes.structure import GateGroup, Slice
 
-Positions = NDArray[np.intp] | None  # that stay, in order; ``None`` for all
+Indices = NDArray[np.intp]
+Positions = Indices | None  # that stay, in order; ``None`` for all
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class IndexMap:
 
     group: str
     table: Tensor
-    on_host: NDArray[np.intp]
+    on_host: Indices
     identity: bool
     partial: bool
     fills: bool
@@ -81,18 +82,16 @@ def staying(opened: NDArray[np.bool_], round_to: int) -> Positions:
     return keep if wanted == len(keep) else _filled(keep, (~opened).nonzero()[0], wanted)
 
 
-def _filled(keep: NDArray[np.intp], spare: NDArray[np.intp], wanted: int) -> NDArray[np.intp]:
+def _filled(keep: Indices, spare: Indices, wanted: int) -> Indices:
     return np.sort(np.concatenate((keep, spare[: wanted - len(keep)])))
 
 
-def on_device(positions: Sequence[Positions], device: torch.device) -> list[Tensor | None]:
-    """Positions as tensors; to another device than the host's they go at once, and nobody waits."""
-    there = [one for one in positions if one is not None]
-    if device.type == "cpu" or not there:
-        return [None if one is None else torch.from_numpy(one) for one in positions]
-    sent = torch.from_numpy(np.concatenate(there)).to(device, non_blocking=True)
-    parts = iter(sent.split([len(one) for one in there]))
-    return [None if one is None else next(parts) for one in positions]
+def on_device(indices: Sequence[Indices], device: torch.device) -> Sequence[Tensor]:
+    """Indices as tensors; to another device than the host's they go at once, and nobody waits."""
+    if device.type == "cpu" or not indices:
+        return [torch.from_numpy(one) for one in indices]
+    sent = torch.from_numpy(np.concatenate(indices)).to(device, non_blocking=True)
+    return sent.split([len(one) for one in indices])
 
 
 class Draw:
@@ -114,12 +113,14 @@ class Draw:
         self._axes, self._gates, self._kept, self._round_to = axes, gates, kept, round_to
         self._stays: dict[str, NDArray[np.bool_]] = {}
         self.positions = [self.along(axis) for axis in axes]
-        self._keep = on_device(self.positions, next(iter(gates.values())).device)
+        narrowed = {axis: keep for axis, keep in enumerate(self.positions) if keep is not None}
+        device = next(iter(gates.values())).device
+        self._keep = dict(zip(narrowed, on_device(list(narrowed.values()), device), strict=True))
         self._scale: dict[int, Tensor] = {}
 
     def keep(self, axis: int) -> Tensor | None:
         """Indices of the positions of an axis that stay; ``None`` for all."""
-        return self._keep[axis]
+        return self._keep.get(axis)
 
     def along(self, maps: Axis) -> Positions:
         """The positions that stay along an axis, on the host."""

@@ -6,20 +6,21 @@ into a ``view``. So it is checked, in float64 and with random weights, and group
 
 import copy
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from l0bayes.compat import tree_leaves, tree_map_tensors
+from l0bayes.compat import tree_leaves
 from l0bayes.errors import StructureError
+from l0bayes.inputs import Inputs
 from l0bayes.structure import GateGroup, Structure
+from l0bayes.subnetwork.padding import padded_instead
 from l0bayes.subnetwork.replacing import kept_elsewhere
 from l0bayes.subnetwork.sorting import Sorting
 from l0bayes.subnetwork.trial import Trial
 
 
-def leave_out_what_differs(trial: Trial, net: nn.Module, structure: Structure, inputs: tuple[Any, ...]) -> Structure:
+def leave_out_what_differs(trial: Trial, net: nn.Module, structure: Structure, inputs: Inputs) -> Structure:
     """The structure without the groups with which masked and removed features give different outputs.
 
     Args:
@@ -29,7 +30,7 @@ def leave_out_what_differs(trial: Trial, net: nn.Module, structure: Structure, i
         inputs: an example of its arguments.
 
     Returns:
-        The structure, with such groups listed as dense.
+        The structure, with such groups listed as dense, or padded where that helps.
 
     Raises:
         StructureError: if no group is left.
@@ -48,6 +49,12 @@ def leave_out_what_differs(trial: Trial, net: nn.Module, structure: Structure, i
         sorting.divide(good)
         good = sorting.good
         tried |= sorting.bad
+    failed = [group for group in structure.groups if group.name in tried]
+    padded = padded_instead(trial, net, good, failed, tried) if failed else []
+    structure = structure.with_padded(padded)
+    good += padded
+    for group in padded:
+        del tried[group.name]
     drawn = trial.chance(seed=1) if tried else None
     if drawn is not None:
         why = f"{drawn} gives random numbers, which may be others for another width: draw them by torch.randn_like"
@@ -72,7 +79,7 @@ def _refuse_chance(trial: Trial) -> None:
         )
 
 
-def _used_from_elsewhere(net: nn.Module, structure: Structure, inputs: tuple[Any, ...]) -> dict[str, str]:
+def _used_from_elsewhere(net: nn.Module, structure: Structure, inputs: Inputs) -> dict[str, str]:
     """Groups over tensors that the network does not take from its modules, with the reason."""
     names = {part.tensor for group in structure.groups for part in group.slices}
     elsewhere = kept_elsewhere(net, names, inputs)
@@ -88,7 +95,7 @@ def _used_from_elsewhere(net: nn.Module, structure: Structure, inputs: tuple[Any
 
 
 @torch.enable_grad()
-def refuse_recomputation(net: nn.Module, inputs: tuple[Any, ...]) -> None:
+def refuse_recomputation(net: nn.Module, inputs: Inputs) -> None:
     """Raises if modules run again in backward, when the tensors of the subnetwork are no longer in them.
 
     Args:
@@ -99,9 +106,9 @@ def refuse_recomputation(net: nn.Module, inputs: tuple[Any, ...]) -> None:
         StructureError: if they do.
     """
     net, again = copy.deepcopy(net).train(), list[str]()
-    given = tree_map_tensors(lambda x: x.clone().requires_grad_() * 1 if x.is_floating_point() else x, inputs)
+    given = inputs.map(lambda x: x.clone().requires_grad_() * 1 if x.is_floating_point() else x)
     try:
-        outputs = tree_leaves(net(*given))
+        outputs = tree_leaves(given.call(net))
         for name, module in net.named_modules():
             module.register_forward_pre_hook(lambda _module, _args, name=name: again.append(name))
         sums = [y.sum() for y in outputs if isinstance(y, Tensor) and y.requires_grad]

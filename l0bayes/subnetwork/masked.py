@@ -12,7 +12,9 @@ from l0bayes.structure import GateGroup
 from l0bayes.structure.groups import along
 
 
-def masked_forward(net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[str, Tensor], *inputs: Any) -> Any:
+def masked_forward(
+    net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[str, Tensor], *inputs: Any, **named: Any
+) -> Any:
     """The definition everything else must agree with: whatever reads a feature multiplies it by its gate.
 
     Args:
@@ -20,11 +22,12 @@ def masked_forward(net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[s
         groups: its gate groups.
         gates: group name to gate values of shape ``(size,)``.
         inputs: arguments of ``net``.
+        named: keyword arguments of ``net``.
 
     Returns:
         The network's output.
     """
-    return functional_call(net, masked_weights(net, groups, gates), inputs, tie_weights=False)
+    return functional_call(net, masked_weights(net, groups, gates), inputs, named, tie_weights=False)
 
 
 def masked_weights(

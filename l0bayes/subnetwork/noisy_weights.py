@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from l0bayes.compat import tree_leaves, tree_map_tensors
 from l0bayes.evaluating import evaluating
+from l0bayes.inputs import Inputs
 
 _MATRIX = 2
 _TINY = 1e-16  # variance, so that the root of 0 has a gradient
@@ -82,26 +83,20 @@ def drawn(weight: Tensor, sd: Tensor) -> Tensor:
     return weight + (sd * torch.randn_like(sd)).to(weight.dtype)
 
 
-def read_once(net: nn.Module, inputs: tuple[Any, ...]) -> frozenset[str]:
+def read_once(net: nn.Module, example_input: Any) -> frozenset[str]:
     """Names of the weights that one linear layer reads, once in a run, with a row for each datum.
 
     Args:
         net: a network.
-        inputs: arguments it accepts; their first dimension counts the data.
+        example_input: what it accepts; the first dimension counts the data.
     """
-    rows = number_of_rows(inputs)
-    reads = _Reads(rows)
+    inputs = Inputs.of(example_input)
+    reads = _Reads(inputs.rows)
     with evaluating(net), reads:
-        net(*inputs)
+        inputs.call(net)
     return frozenset(
         name for name, weight in net.named_parameters() if reads.all[id(weight)] == 1 == reads.by_rows[id(weight)]
     )
-
-
-def number_of_rows(inputs: tuple[Any, ...]) -> int | None:
-    """The first dimension of the first tensor among some arguments."""
-    first = next((value for value in inputs if isinstance(value, Tensor) and value.dim()), None)
-    return None if first is None else len(first)
 
 
 class _Reads(TorchFunctionMode):

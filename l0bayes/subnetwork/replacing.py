@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from l0bayes.compat import TorchDispatchMode, tree_leaves, tree_map_tensors
+from l0bayes.compat import TorchDispatchMode, tree_leaves
 from l0bayes.errors import StructureError
+from l0bayes.inputs import Inputs
 from l0bayes.structure.labelling import has_storage
 from l0bayes.subnetwork.tensors import tensor_of
 
 
 @torch.no_grad()
-def kept_elsewhere(net: nn.Module, names: Iterable[str], inputs: tuple[Any, ...]) -> set[str]:
+def kept_elsewhere(net: nn.Module, names: Iterable[str], inputs: Inputs) -> set[str]:
     """Those of a network's tensors that it uses, in evaluation or in training mode, although others were put in place.
 
     Args:
@@ -40,7 +41,8 @@ def kept_elsewhere(net: nn.Module, names: Iterable[str], inputs: tuple[Any, ...]
         others = {name: tensor_of(twin, name).detach().clone() for name in names}
         try:
             with _Uses(held, seen), _Uses(own, originals):
-                functional_call(twin.train(training), others, tree_map_tensors(torch.clone, inputs), tie_weights=False)
+                given = inputs.map(torch.clone)
+                functional_call(twin.train(training), others, given.args, dict(given.kwargs), tie_weights=False)
         except Exception:  # noqa: BLE001, S112 (that it runs is the trial's business)
             continue
     if originals:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from l0bayes.compat import own_modules, save_with_state
+from l0bayes.layers.full_width import FULL, INDEX, PLACE, makes, pad_outputs, reads, select_by_hook
 from l0bayes.layers.select_inputs import can_select, selecting, unfused
 from l0bayes.layers.widths import attributes
 from l0bayes.structure import join_name
@@ -34,7 +35,7 @@ def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> nn.Module:
     Raises:
         ValueError: if a name or a number of dimensions does not fit the network.
     """
-    net = select_inputs(net, shapes)
+    net = keep_widths(net, shapes)
     state = dict(net.named_parameters(remove_duplicate=False)) | dict(net.named_buffers(remove_duplicate=False))
     for name, shape in shapes.items():
         if name not in state or state[name].dim() != len(shape):
@@ -44,18 +45,25 @@ def resize(net: nn.Module, shapes: Mapping[str, torch.Size]) -> nn.Module:
     return net
 
 
-def select_inputs(net: nn.Module, names: Iterable[str]) -> nn.Module:
-    """Makes layers select their inputs, in place, if an ``index`` is among names of tensors that they do not have.
+def keep_widths(net: nn.Module, names: Iterable[str]) -> nn.Module:
+    """Makes layers select their inputs, or pad their outputs, in place, as names of tensors say: ``index``, ``place``.
 
     Returns:
         ``net``, or what replaced it if it is itself such a layer.
     """
     for name in names:
         path, _, tensor = name.rpartition(".")
-        if tensor == "index" and can_select(layer := net.get_submodule(path)):
+        layer = net.get_submodule(path)
+        if tensor not in (INDEX, PLACE) or tensor in dict(layer.named_buffers(recurse=False)) or not makes(layer):
+            continue
+        if tensor == PLACE:
+            pad_outputs(layer, layer.get_parameter("weight").shape[makes(layer)["weight"]])
+        elif can_select(layer) and not hasattr(layer, FULL):
             net = _replace(net, layer, selecting(layer))
-            for module, attribute, value in unfused(net, path):
-                setattr(module, attribute, value)
+        else:
+            select_by_hook(layer, layer.get_parameter("weight").shape[reads(layer)["weight"]])
+        for module, attribute, value in unfused(net, path):
+            setattr(module, attribute, value)
     return net
 
 

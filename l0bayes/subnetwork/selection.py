@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from l0bayes.structure import GateGroup, Slice
-from l0bayes.subnetwork.draw import Axis, Draw, IndexMap, Positions, on_device, open_on_host, staying
+from l0bayes.subnetwork.draw import Axis, Draw, IndexMap, Indices, Positions, on_device, open_on_host, staying
 from l0bayes.subnetwork.noisy_weights import Noise
 from l0bayes.subnetwork.tensors import laid_out_as, tensor_of
 
@@ -28,6 +28,8 @@ class Selection:
         tensors: parameter or buffer name to its narrowed, gated value; what is not named stays as it is.
         features: layer name to the indices, among the features that reach it, of those it still reads, and how many
             reach it; for layers whose producer keeps some that they do not read.
+        places: layer name to the indices, among the features that are expected of it, of those it still makes, and how
+            many are expected; for layers amid code that insists on their full width.
         kept: buffer name to the dimension and the indices that its narrowed value holds.
         noise: of the parameters that are to be drawn while the network runs, narrowed and gated like them.
     """
@@ -35,6 +37,7 @@ class Selection:
     tensors: Mapping[str, Tensor]
     features: Mapping[str, tuple[Tensor, int]]
     kept: Mapping[str, tuple[int, Tensor]]
+    places: Mapping[str, tuple[Tensor, int]]
     noise: Noise | None = None
 
 
@@ -75,6 +78,7 @@ class Selector:
         self._dimensions: dict[str, list[_Dimension]] = {}
         self._single = {s.tensor: g.name for g in groups for s in g.slices if s.dim is None}
         self._selects: list[tuple[str, int, Axis]] = []
+        self._pads: list[tuple[str, int, Axis]] = []
         self._device = torch.device("cpu")
         self._plan(net)
         self._names_of_buffers = frozenset(name for name, _ in net.named_buffers())
@@ -97,9 +101,16 @@ class Selector:
                 )
             consumes = any(part.consumes for _, part in pieces)
             self._dimensions.setdefault(tensor, []).append(_Dimension(dim, known[key], consumes))
-            upstream = tuple(IndexMap.of(group, part, fills=False) for group, part in pieces if group.selects is None)
-            for layer in {group.selects for group, _ in pieces if group.selects is not None}:
-                self._selects.append((layer, known[key], upstream))
+            around = tuple(
+                IndexMap.of(group, part, fills=False)
+                for group, part in pieces
+                if group.selects is None and group.padded is None
+            )
+            owner, _, own = tensor.rpartition(".")
+            if any(group.selects is not None or (group.padded and part.consumes) for group, part in pieces):
+                self._selects.append((owner, known[key], around))
+            elif own == "weight" and any(group.padded for group, _ in pieces):
+                self._pads.append((owner, known[key], around))
 
     def __call__(
         self,
@@ -139,7 +150,8 @@ class Selector:
         noise = None if noise is None else replace(noise, sd=self._narrowed_sd(noise.sd, gates, draw))
         for name in noise.sd if noise else ():
             tensors.setdefault(name, _value(net, name, values))
-        return Selection(tensors, self._features(draw), buffers, noise)
+        features, places = (self._within(draw, axes) for axes in (self._selects, self._pads))
+        return Selection(tensors, features, buffers, places, noise)
 
     def _narrowed_sd(self, sd: Mapping[str, Tensor], gates: Mapping[str, Tensor], draw: Draw) -> dict[str, Tensor]:
         """Standard deviations, narrowed and gated as their parameters are."""
@@ -164,24 +176,22 @@ class Selector:
     def _move(self, device: torch.device) -> None:
         if device != self._device:
             self._axes = [tuple(one.moved(device) for one in maps) for maps in self._axes]
-            self._selects = [(a, b, tuple(one.moved(device) for one in maps)) for a, b, maps in self._selects]
             self._device = device
 
-    def _features(self, draw: Draw) -> dict[str, tuple[Tensor, int]]:
-        reads: dict[str, tuple[Positions, int]] = {}
-        for layer, axis, upstream in self._selects:
+    def _within(self, draw: Draw, axes: Sequence[tuple[str, int, Axis]]) -> dict[str, tuple[Tensor, int]]:
+        """Of layers, the indices of what stays along an axis among what is there around them, and how much that is."""
+        found: dict[str, tuple[Indices, int]] = {}
+        for layer, axis, around in axes:
             keep = draw.positions[axis]
             if keep is None:
                 continue
-            reaching = draw.along(upstream) if upstream else None
-            if reaching is None:
-                reads[layer] = keep, len(self._axes[axis][0].on_host)
-            elif len(reaching) != len(keep):
-                reads[layer] = np.searchsorted(reaching, keep), len(reaching)
-        indices = on_device([keep for keep, _ in reads.values()], self._device)
-        return {
-            layer: (keep, of) for (layer, (_, of)), keep in zip(reads.items(), indices, strict=True) if keep is not None
-        }
+            there = draw.along(around) if around else None
+            if there is None:
+                found[layer] = keep, len(self._axes[axis][0].on_host)
+            elif len(there) != len(keep):
+                found[layer] = np.searchsorted(there, keep), len(there)
+        indices = on_device([keep for keep, _ in found.values()], self._device)
+        return {layer: (keep, size) for (layer, (_, size)), keep in zip(found.items(), indices, strict=True)}
 
     def _draw(self, gates: Mapping[str, Tensor]) -> Draw:
         opened = open_on_host(gates, [name for name, share in self._narrow_below.items() if share > 0])

@@ -17,15 +17,16 @@ class Sorting:
     Args:
         trial: of the network.
         case: which gates are closed, and how it is run.
+        known: groups that are good already.
 
     Attributes:
         good: groups with which all is well.
         bad: names of the others, to the reason.
     """
 
-    def __init__(self, trial: Trial, case: Case) -> None:
+    def __init__(self, trial: Trial, case: Case, known: Sequence[GateGroup] = ()) -> None:
         self._trial, self._case = trial, case
-        self.good: list[GateGroup] = []
+        self.good: list[GateGroup] = list(known)
         self.bad: dict[str, str] = {}
 
     def put(self, groups: Sequence[GateGroup]) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0bayes.compat import tree_leaves, tree_map_tensors
+from l0bayes.compat import tree_leaves
 from l0bayes.errors import StructureError
+from l0bayes.inputs import Inputs
 from l0bayes.layers.widths import attributes, computes_by_width
 from l0bayes.structure import GateGroup
 from l0bayes.subnetwork.cases import Case, early_closed, late_closed, one_open
@@ -32,10 +33,12 @@ class Trial:
     Args:
         net: the network.
         inputs: an example of its arguments.
+        courses: others, on which it takes other courses.
     """
 
-    def __init__(self, net: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def __init__(self, net: nn.Module, inputs: Inputs, courses: Sequence[Inputs] = ()) -> None:
         self._net, self._inputs = copy.deepcopy(net).eval(), inputs
+        self._courses = tuple(courses)
         drop_nothing(self._net)
         self._double = False
         self._known: tuple[Any, Any] = (None, None)  # outputs of the masked network, and what they were computed for
@@ -65,10 +68,11 @@ class Trial:
         """
         given = self._inputs
         choices = [given]
-        if len(given) == 1 and isinstance(given[0], Tensor) and given[0].dim() > 3:  # noqa: PLR2004 (images)
-            choices.insert(0, (given[0][:1],))
-        if all(isinstance(x, Tensor) and x.dim() > 0 and len(x) == 1 for x in given):
-            choices.append(tree_map_tensors(lambda x: torch.cat((x, _another(x))), given))
+        tensors = given.tensors
+        if len(given.leaves) == 1 and tensors and tensors[0].dim() > 3:  # noqa: PLR2004 (images)
+            choices.insert(0, given.map(lambda x: x[:1]))
+        if all(x.dim() > 0 and len(x) == 1 for x in tensors):
+            choices.append(given.map(lambda x: torch.cat((x, _another(x)))))
         for self._inputs in choices:
             if self._runs(training=False) and self._runs(training=True):
                 return True
@@ -81,12 +85,12 @@ class Trial:
         net = copy.deepcopy(self._net).train(training)
         try:
             with certain(net):
-                net(*self._given())
+                self._given().call(net)
         except Exception as error:
             if strict:
                 raise StructureError(
-                    f"example_input: {type(net).__name__} does not run on it where it is ({error}). Pass one on the "
-                    "network's device, of the shape and type it takes"
+                    f"example_input: {type(net).__name__} does not run on {self._inputs.described()} where it is "
+                    f"({error}). Pass one on the network's device, of the shape and type it takes"
                 ) from error
             return False  # batch norm of a single value per channel, or whatever it says
         return True
@@ -123,38 +127,41 @@ class Trial:
     @torch.no_grad()
     def _turn_to_double(self) -> None:
         """Turns to float64, unless the network insists on a dtype, in one of the modes that it runs in."""
-        net, inputs = self._net, self._inputs
+        net, inputs, courses = self._net, self._inputs, self._courses
         self._net = copy.deepcopy(net).double()
-        self._inputs = tree_map_tensors(lambda x: x.double() if x.is_floating_point() else x, inputs)
+        self._inputs, *others = (
+            one.map(lambda x: x.double() if x.is_floating_point() else x) for one in (inputs, *courses)
+        )
+        self._courses = tuple(others)
         try:
             with certain(self._net), FewerDigits() as digits:
-                self._net(*self._given())
+                self._given().call(self._net)
             fits = not self._trains or self._runs(training=True)
             self._double = fits and not digits.seen
         except Exception:  # noqa: BLE001 (whatever it says)
             fits = False
         if not fits:
-            self._net, self._inputs = net, inputs
+            self._net, self._inputs, self._courses = net, inputs, courses
 
     @torch.no_grad()
     def sees_the_input(self, groups: Sequence[GateGroup], closed: set[str]) -> bool:
         """Whether the output still depends on the input when some groups are closed altogether."""
         device = next(self._net.parameters()).device
         gates = {g.name: torch.full((g.size,), float(g.name not in closed), device=device) for g in groups}
-        others = tree_map_tensors(_another, self._given())
+        given, others = self._given(), self._given().map(_another)
         try:
             with certain(self._net):
-                first = tree_leaves(masked_forward(self._net, groups, gates, *self._given()))
+                first = tree_leaves(masked_forward(self._net, groups, gates, *given.args, **given.kwargs))
             with certain(self._net):
-                second = tree_leaves(masked_forward(self._net, groups, gates, *others))
+                second = tree_leaves(masked_forward(self._net, groups, gates, *others.args, **others.kwargs))
         except Exception:  # noqa: BLE001 (it takes no other input: nothing to be learned)
             return True
         return any(isinstance(y, Tensor) and not torch.equal(y, z) for y, z in zip(first, second, strict=True))
 
-    def _given(self) -> tuple[Any, ...]:
+    def _given(self, case: Case | None = None) -> Inputs:
         """The inputs, anew for each run: the network may write into them."""
-        given: tuple[Any, ...] = tree_map_tensors(torch.clone, self._inputs)
-        return given
+        inputs = self._courses[case.course - 1] if case is not None and case.course else self._inputs
+        return inputs.map(torch.clone)
 
     def cases(self) -> Iterator[Case]:
         """What is checked, the most telling first; training mode only where the full network runs in it."""
@@ -162,6 +169,8 @@ class Trial:
         yield Case(early_closed, compacted=True)
         yield Case(late_closed)
         yield Case(one_open)
+        for number in range(len(self._courses)):
+            yield Case(early_closed, course=number + 1)
         if not self._trains:
             return
         yield Case(early_closed, training=True)
@@ -198,7 +207,8 @@ class Trial:
         net = self._in_mode(case)
         backwards = case.gradients or not self._double
         with torch.set_grad_enabled(backwards), certain(self._net):
-            selected = run_subnetwork(net, self._select(groups)(net, gates), *self._given())  # it fails early
+            given = self._given(case)
+            selected = run_subnetwork(net, self._select(groups)(net, gates), *given.args, **given.kwargs)  # fails early
         self._compare(selected, case, groups, gates)
         wanted = self._masked_gradients(case, groups, gates) if backwards else None
         if wanted is not None:
@@ -212,14 +222,15 @@ class Trial:
         full = self._in_mode(case)
         try:
             with certain(self._net):
-                masked = masked_forward(full, groups, gates, *self._given())
+                given = self._given(case)
+                masked = masked_forward(full, groups, gates, *given.args, **given.kwargs)
             return gradients(full, masked)
         except Exception:  # noqa: BLE001 (whatever it says, it has none to compare)
             return None
 
     def _select(self, groups: Sequence[GateGroup]) -> Selector:
         """The selector of some groups, whose tables take a while to build."""
-        names = [group.name for group in groups]
+        names = [(group.name, group.padded) for group in groups]
         if names != self._selector[0]:
             self._selector = names, Selector(self._net, groups)
         selector: Selector = self._selector[1]
@@ -233,7 +244,7 @@ class Trial:
         full = self._in_mode(case)
         small = compact_network(full, groups, gates)
         with certain(self._net):
-            outputs = small(*self._given())
+            outputs = self._given(case).call(small)
         try:
             self._compare(outputs, case, groups, gates)
         except AssertionError as error:
@@ -254,7 +265,7 @@ class Trial:
             try:
                 vars(layer).update(whole)
                 with certain(small):
-                    compare(small(*self._given()), outputs, double=self._double)
+                    compare(self._given().call(small), outputs, double=self._double)
             except AssertionError:
                 return str(name)
             finally:
@@ -266,7 +277,7 @@ class Trial:
 
         Only where they seem not to be does it look at the numbers in between, whose rounding there may be left.
         """
-        key = (case.gates, case.training, tuple(group.name for group in groups))
+        key = (case.gates, case.training, case.course, tuple(group.name for group in groups))
         if key != self._known[0]:
             self._known = key, self._masked(case, groups, gates)
         try:
@@ -282,4 +293,4 @@ class Trial:
     def _masked(self, case: Case, groups: Sequence[GateGroup], gates: Mapping[str, Tensor], seed: int = 0) -> Any:
         net = self._in_mode(case)
         with multiplied(net, groups, gates), certain(net, seed):
-            return net(*self._given())
+            return self._given(case).call(net)

@@ -173,5 +173,5 @@ def test_networks_of_several_inputs():
 def test_networks_of_several_outputs_are_told_what_to_do():
     inputs = torch.randn(5, 4), torch.randn(5, 4)
     sparse = sparsify(TwoInputs(pair=True), inputs)
-    with pytest.raises(DataError, match=r"returns a tuple.*find_sparse"):
+    with pytest.raises(DataError, match=r"returns a tuple of 2.*output="):
         predict(sparse, HardConcreteGuide(sparse), inputs)

@@ -198,4 +198,4 @@ class Gradient(nn.Module):
 
 def test_a_network_that_runs_but_cannot_be_followed_is_told_from_a_wrong_example():
     refused("net: Gradient runs on the example, but", "torch.autograd.grad", net=Gradient(), example_input=X)
-    refused("example_input: Gradient does not run on it", net=Gradient(), example_input=X[:, :3])
+    refused("example_input: Gradient does not run on (", net=Gradient(), example_input=X[:, :3])
