@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint $(LOCK) --build-con
 # Small matrices do not need a thread each, and threads that wait for one another slow a busy machine down.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint format notebooks benchmarks matrix lock hooks clean
+.PHONY: help demo test lint format notebooks docs benchmarks matrix lock hooks clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -41,7 +41,13 @@ format: .venv/ready  ## ruff's formatter, and what ruff can mend by itself
 notebooks: .venv/ready  ## run every notebook from its text source
 	$(BIN)/python notebooks/run.py
 
-benchmarks: .venv/ready  ## measure again what README reports, but for what needs data that is not here
+docs: .venv/ready  ## the documentation site, in docs/_build/html; a warning or a broken link is an error
+	$(BIN)/python docs/fill_numbers.py --check
+	rm -rf docs/_build docs/reference/generated
+	$(BIN)/python -m sphinx --builder html --quiet --fail-on-warning --keep-going docs docs/_build/html
+	$(BIN)/python docs/check_site.py docs/_build/html
+
+benchmarks: .venv/ready  ## measure again what the pages report, but for what needs data that is not here
 	$(BIN)/python benchmarks/draws.py
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/demo.py
@@ -61,4 +67,4 @@ hooks: .venv/ready  ## style at every commit and types at every push, if pre-com
 	pre-commit install --hook-type pre-commit --hook-type pre-push
 
 clean:  ## remove all that was made here
-	rm -rf .venv build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist out docs/_build docs/reference/generated *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

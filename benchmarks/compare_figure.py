@@ -190,7 +190,7 @@ def main() -> None:
     """Draws the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS / "compare")
-    parser.add_argument("--out", default="docs/compare.png")
+    parser.add_argument("--out", default="docs/pictures/compare.png")
     asked = parser.parse_args()
     results = {path.stem: json.loads(path.read_text()) for path in asked.results.glob("*.json")}
     figure_of(results).savefig(asked.out, dpi=150)

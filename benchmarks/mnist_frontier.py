@@ -61,7 +61,7 @@ def points(network: str) -> pd.DataFrame:
 def main() -> None:
     """Draws a row of two pictures for each network."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", default="docs/frontier.png")
+    parser.add_argument("--out", default="docs/pictures/frontier.png")
     out = parser.parse_args().out
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     axes = figure.subplots(2, 2)

@@ -60,7 +60,7 @@ def sparsify(
             dense.
         cost: ``"parameters"``: a parameter is paid for while all gates over it are open, in expectation over their
             joint draws. ``"macs"``: likewise each multiply-accumulate of one input. ``"paper"``: each gate pays for
-            its own |g| weights whatever other gates do (§2.4): the filter that makes a unit, the weights that read
+            its own ``|g|`` weights whatever other gates do (§2.4): the filter that makes a unit, the weights that read
             an input. A pattern's ``code_cost`` holds for the parameters of the layers it matches, with ``"paper"``
             for the gates it asks for.
         inclusion: prior probability π of an open gate. ``None`` is the paper's objective

@@ -1,58 +1,57 @@
-"""The README's first ten lines run as printed, but for fewer epochs."""
+"""README's examples run in a fresh interpreter exactly as they are printed, and its links lead somewhere."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
-import pyro
-import pyro.distributions as dist
 import pytest
-import torch
-from pyro.infer import SVI, TraceMeanField_ELBO
-from sklearn.datasets import load_digits
 
-from l0bayes import SpikeAndSlabPrior, gate_table, to_arviz
-from l0bayes.inference import HardConcreteGuide, infer_inclusion
-from l0bayes.models import SpikeSlabRegression, exact_posterior
-
-README = Path(__file__).parents[1] / "README.md"
-FEWER = {"epochs=300": "epochs=2", "range(2000)": "range(20)", "num_samples=1000": "num_samples=10"}
-
-
-def blocks() -> list[str]:
-    found = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    for old, new in FEWER.items():
-        found = [block.replace(old, new) for block in found]
-    return found
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", README, re.DOTALL | re.MULTILINE)
+LEFT = {  # heading to what running it leaves
+    "Your own network": "small.safetensors",
+    "Your own loop": None,
+    "Your own Pyro model": None,
+    "A regression": "inclusion.png",
+}
 
 
-@pytest.mark.filterwarnings("ignore:epochs=2 leave fewer")
-def test_the_engineers_lines(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    x, y = load_digits(return_X_y=True)
-    x, y = torch.from_numpy(x[:300]).float() / 16, torch.from_numpy(y[:300]).long()
-    names = {"x_train": x[:200], "y_train": y[:200], "x_test": x[200:]}
-    exec(blocks()[0], names)  # noqa: S102 (our own README)
-    assert (tmp_path / "small.safetensors").is_file()
+def anchors(text):
+    """Of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning:arviz")
-def test_the_practitioners_and_the_statisticians_lines():
-    x = torch.randn(100, 5)
-    y = x[:, 0] * 2 + 0.1 * torch.randn(100)
-    names = {"X": x, "y": y, "pyro": pyro, "dist": dist, "torch": torch, "SVI": SVI}
-    names |= {"SpikeAndSlabPrior": SpikeAndSlabPrior, "HardConcreteGuide": HardConcreteGuide}
-    names |= {"TraceMeanField_ELBO": TraceMeanField_ELBO, "gate_table": gate_table, "to_arviz": to_arviz}
-    with pyro.get_param_store().scope():
-        exec(blocks()[1], names)  # noqa: S102
-    names |= {"guide_seed_0": names["guide"], "guide_seed_1": names["guide"]}
-    exec(blocks()[2], names)  # noqa: S102
-    assert len(names["table"]) == 5
-    assert names["idata"].posterior["z"].shape == (2, 10, 5)
+def test_every_example_is_known():
+    assert [heading for heading, _ in EXAMPLES] == list(LEFT)
 
 
-def test_the_regressions_lines():
-    x = torch.randn(100, 5)
-    names = {"X": x, "y": x[:, 0] * 2 + 0.5 * torch.randn(100), "infer_inclusion": infer_inclusion}
-    names |= {"SpikeSlabRegression": SpikeSlabRegression, "exact_posterior": exact_posterior}
-    exec(blocks()[3], names)  # noqa: S102
-    assert abs(names["found"].inclusion - names["exact"].inclusion).max() < 0.05
+@pytest.mark.parametrize(("heading", "code"), EXAMPLES, ids=[heading for heading, _ in EXAMPLES])
+def test_an_example_runs_as_it_stands(heading, code, tmp_path):
+    path = [str(ROOT), *sys.path]
+    program = f"import sys; sys.path[:] = {path!r}\nimport matplotlib; matplotlib.use('agg')\n{code}"
+    command = [sys.executable, "-W", "error", "-W", "ignore::FutureWarning:arviz", "-c", program]
+    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=200)  # noqa: S603
+    assert done.returncode == 0, done.stderr[-3000:]
+    left = LEFT[heading]
+    assert left is None or (tmp_path / left).stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_and_pictures_are_there(name):
+    text = re.sub(r"```.*?```", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+    wrong = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = ROOT / path if path else ROOT / name
+        if not file.exists() or (anchor and anchor not in anchors(file.read_text(encoding="utf-8"))):
+            wrong.append(target)
+    assert wrong == []
+
+
+def test_it_is_short():
+    assert len(README.splitlines()) < 180

@@ -16,7 +16,7 @@ class L0Prior(GatePrior):
     This is the paper's objective (§2.1 with eq. 12; appendix A, where it follows from a spike-and-slab prior by
     dropping the KL of the gate indicators and fixing that of a slab weight to λ). It is a description length,
     not the KL of a normalised distribution: the entropy of the guide is left out by definition, and
-    :class:`~l0bayes.distributions.SpikeAndSlabPrior` puts it back. Prior draws are open with odds
+    :class:`~l0bayes.SpikeAndSlabPrior` puts it back. Prior draws are open with odds
     exp(−code_cost).
 
     Args:

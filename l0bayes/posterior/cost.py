@@ -50,7 +50,7 @@ def expected_l0(model: nn.Module, guide: Any) -> float:
     """Expected number of parameters that are not zero, among those that gates decide over.
 
     A parameter is not zero when all gates over it are open; the expectation is over their joint draws, in closed form
-    (the paper's |g| · P(z ≠ 0) of eq. 12, without counting twice what lies under two gates).
+    (the paper's ``|g|`` · P(z ≠ 0) of eq. 12, without counting twice what lies under two gates).
 
     Args:
         model: a sparse module, or a model around one.

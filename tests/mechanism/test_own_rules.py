@@ -11,7 +11,7 @@ from l0bayes import sparsify
 from l0bayes.extending import add_operation_rule, add_width_rule, move, pointwise
 from l0bayes.testing import check_sparsify
 
-PAGE = Path(__file__).parents[2] / "docs" / "own_rules.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "own_rules.md"
 
 
 def own_operation(name, function):
