@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from l0bayes.inference.regression.gibbs import GibbsRun, sample_gibbs
+from l0bayes.inference.regression.gibbs import GibbsRun, sample_sets
+from l0bayes.inference.regression.gibbs_chains import GibbsChains
 from l0bayes.inference.regression.importance import WeightedGates
 from l0bayes.inference.regression.inclusion_posterior import InclusionPosterior, coefficient_table
 from l0bayes.models import SpikeSlabRegression
 from l0bayes.models.collapsed import collapsed
 from l0bayes.models.enumeration import enumerate_sets, open_gates
+from l0bayes.models.gate_members import GateMembers
 from l0bayes.models.model_average import ModelAverage, average_of
 from l0bayes.models.set_prior import SetPrior
 from l0bayes.models.unknown_scales import UnknownScales, scales_of
@@ -77,13 +79,18 @@ def by_gibbs(model: SpikeSlabRegression, chains: int | None, steps: int, seed: i
     """Chains over sets of columns, with everything unknown integrated out or sampled."""
     scales, prior = scales_of(model), SetPrior(model.parts().inclusion, len(model.groups))
     gate_of = model.parts().gate_of.cpu().numpy()
-    run = sample_gibbs(scales, prior, chains, steps, seed)
+    members = GateMembers(gate_of)
+
+    def make(starts: np.ndarray, rng: np.random.Generator) -> GibbsChains:
+        return GibbsChains(scales, prior, members, starts, rng)
+
+    run = sample_sets(make, prior, members, len(scales.y), chains=chains, steps=steps, seed=seed)
     average = ModelAverage(
         model.regression_data, model.groups, gate_of, scales, prior, run.slots, run.levels, run.weights, in_time=True
     )
-    table = _table(model, scales, run.inclusion, run.mean, run.second)
+    table = _table(model, scales, run.inclusion[gate_of], run.mean, run.second)
     return InclusionPosterior(
-        table=table.assign(mcse=run.mcse, rhat=run.rhat, ess=run.ess),
+        table=table.assign(mcse=run.mcse[gate_of], rhat=run.rhat[gate_of], ess=run.ess[gate_of]),
         groups=model.groups,
         inclusion=run.inclusion,
         models=average.named(_TOP).rename(columns={"predictors": "gates"}),
@@ -92,7 +99,7 @@ def by_gibbs(model: SpikeSlabRegression, chains: int | None, steps: int, seed: i
         method="gibbs",
         pareto_k=math.nan,
         effective_size=float(run.ess.min()),
-        diagnostics=tuple(_doubts(run, model.names)),
+        diagnostics=tuple(_doubts(run, model.groups)),
         evaluations=run.steps,
         seconds=0.0,
         average=average,

@@ -107,7 +107,7 @@ def _automatic(model: SpikeSlabRegression) -> Method:
         return "importance"
     if gates <= _FEW_GATES:
         return "exact"
-    return "gibbs" if gates == len(model.names) else "importance"
+    return "gibbs"
 
 
 def _check_gibbs(model: SpikeSlabRegression) -> None:
@@ -115,14 +115,12 @@ def _check_gibbs(model: SpikeSlabRegression) -> None:
         raise ValueError(
             f"method='gibbs' is for likelihood='gaussian'; use method='importance' for {model.likelihood!r}"
         )
-    if len(model.groups) < len(model.names):
-        raise ValueError("method='gibbs' has a gate for each column; use method='exact' or 'importance' with groups")
     _check_slab(model, "gibbs")
 
 
 def _check_exact(model: SpikeSlabRegression) -> None:
     if len(model.groups) > _MOST_GATES:
-        remedy = "gibbs" if model.likelihood == "gaussian" and len(model.groups) == len(model.names) else "importance"
+        remedy = "gibbs" if model.likelihood == "gaussian" else "importance"
         raise ValueError(f"method='exact' is for up to {_MOST_GATES} gates; got {len(model.groups)}. Use {remedy!r}")
     _check_slab(model, "exact")
 
