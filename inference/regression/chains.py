@@ -1,8 +1,8 @@
 """Chains over sets of gates in continuous time: events and their rates, what a stretch adds up to, warm-up.
 
 A state weighs what the process stays in it on average, one over the sum of the rates of all events (Bortz, Kalos and
-Lebowitz 1975; Zanella and Roberts 2019, JRSS B 81). Beside the flips of gates, at rates that a state says, there are two
-kinds of event at constant rates: a gate of the set is closed and one opened in its place, and λ is drawn anew.
+Lebowitz 1975; Zanella and Roberts 2019, JRSS B 81). Beside the flips of gates, at rates that a state says, there are
+two kinds of event at constant rates: a gate of the set is closed and one opened in its place, and λ is drawn anew.
 """
 
 from abc import ABC, abstractmethod

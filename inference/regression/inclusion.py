@@ -31,17 +31,18 @@ def infer_inclusion(
 ) -> InclusionPosterior:
     """Infers which gates of a regression are open.
 
-    With ``"exact"`` and ``"gibbs"``, for Gaussian responses, nothing is plugged in: coefficients are integrated out,
-    and so are the noise, the scale of the slab and the prior inclusion probability wherever the model does not know
-    them.
+    With ``"exact"`` and ``"gibbs"`` nothing is plugged in: coefficients are integrated out, and so are the noise, the
+    scale of the slab and the prior inclusion probability wherever the model does not know them. For Gaussian responses
+    that is in closed form; for logistic and Poisson regression coefficients are integrated by Laplace's method, about
+    the mode of each set.
 
     Args:
         model: the regression.
         method: ``"exact"``: all sets of gates, at most 2^20. ``"gibbs"``: collapsed Gibbs sampling in continuous time,
-            with exchanges of columns, several chains, and Rao-Blackwellised probabilities, see
-            :mod:`~l0bayes.inference.regression.gibbs_chains`; Gaussian responses, a gate a column, any number of
-            columns. ``"auto"``: the first where there are up to 14 gates (10 for other responses), else the second;
-            where that cannot be, as for logistic and Poisson regression, groups, and ``slab="learned"``,
+            with exchanges of gates and several chains, any number of columns, see
+            :mod:`~l0bayes.inference.regression.gibbs_chains`; for logistic and Poisson regression with rates that are
+            guessed and corrected, see :mod:`~l0bayes.inference.regression.laplace_chains`. ``"auto"``: the first where
+            there are up to 14 gates (10 for other responses), else the second; with ``slab="learned"``
             ``"importance"``. The others learn by SVI, and then take for known, what the model does not know:
             ``"mean-field"``: a hard concrete guide by SVI, 1500 steps over all the data; errs where predictors are
             correlated, and by its relaxation. ``"binary"``: mean field with binary gates by coordinate ascent, without
@@ -100,28 +101,19 @@ def _known_method(method: str, guide: str | None) -> Method | Literal["auto"]:
 
 
 def _automatic(model: SpikeSlabRegression) -> Method:
-    gates = len(model.groups)
-    if model.likelihood != "gaussian":
-        return "exact" if gates <= _FEW_FOR_LAPLACE and not model.learns_scales else "importance"
     if model.slab == "learned":
         return "importance"
-    if gates <= _FEW_GATES:
-        return "exact"
-    return "gibbs"
+    few = _FEW_GATES if model.likelihood == "gaussian" else _FEW_FOR_LAPLACE
+    return "exact" if len(model.groups) <= few else "gibbs"
 
 
 def _check_gibbs(model: SpikeSlabRegression) -> None:
-    if model.likelihood != "gaussian":
-        raise ValueError(
-            f"method='gibbs' is for likelihood='gaussian'; use method='importance' for {model.likelihood!r}"
-        )
     _check_slab(model, "gibbs")
 
 
 def _check_exact(model: SpikeSlabRegression) -> None:
     if len(model.groups) > _MOST_GATES:
-        remedy = "gibbs" if model.likelihood == "gaussian" else "importance"
-        raise ValueError(f"method='exact' is for up to {_MOST_GATES} gates; got {len(model.groups)}. Use {remedy!r}")
+        raise ValueError(f"method='exact' is for up to {_MOST_GATES} gates; got {len(model.groups)}. Use 'gibbs'")
     _check_slab(model, "exact")
 
 

@@ -195,7 +195,8 @@ def model_of(p=4, **options):
         (model_of, "exact"),
         (lambda: model_of(15), "gibbs"),
         (lambda: model_of(likelihood="bernoulli"), "exact"),
-        (lambda: model_of(11, likelihood="bernoulli"), "importance"),
+        (lambda: model_of(11, likelihood="bernoulli"), "gibbs"),
+        (lambda: model_of(4, slab="learned", noise_scale=1.0), "importance"),
         (lambda: model_of(16, groups=[*"aabcdefghijklmno"]), "gibbs"),
     ],
 )
@@ -208,7 +209,6 @@ def test_what_is_chosen(model, method):
 @pytest.mark.parametrize(
     ("options", "method", "message"),
     [
-        ({"likelihood": "bernoulli"}, "gibbs", "method='gibbs' is for likelihood='gaussian'; use method='importance'"),
         ({"slab": "learned"}, "gibbs", "slab='learned' is a point. Use slab='zellner-siow'"),
         ({"slab": "learned"}, "exact", "method='exact' integrates scales out"),
         ({"p": 21}, "exact", "method='exact' is for up to 20 gates; got 21. Use 'gibbs'"),
