@@ -53,9 +53,10 @@ def infer_inclusion(
             likelihood is Laplace's approximation, and ``"binary"`` and ``"mixture"`` are about the mode of the full
             model.
         starts: of coordinate ascent.
-        draws: of ``"gibbs"``: changes of each chain after the warm-up, at most; it ends before when all Monte Carlo
-            standard errors are below 0.005. Of importance sampling: in each of two independent runs, whose agreement is
-            part of the diagnosis; the variational methods are checked against them too.
+        draws: of ``"gibbs"``: changes of each chain after the warm-up; fewer if all Monte Carlo standard errors are
+            below 0.005 before, up to four times as many as long as one is above 0.01. Of importance sampling: in each
+            of two independent runs, whose agreement is part of the diagnosis; the variational methods are checked
+            against them too.
         chains: of ``"gibbs"``; 16, or 8 with more than 500 columns, if ``None``.
         seed: of all draws.
         guide: what ``method`` was called before; deprecated.
