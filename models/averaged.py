@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from l0bayes.models.model_average import ModelAverage
 from l0bayes.models.prediction_data import read_new_rows
+from l0bayes.models.set_average import SetAverage
 
 Arr = np.ndarray
 
@@ -32,7 +32,7 @@ class Averaged(ABC):
     groups: tuple[str, ...]
     inclusion: Arr
     sizes: Arr
-    average: ModelAverage | None
+    average: SetAverage | None
 
     @property
     @abstractmethod
@@ -44,7 +44,7 @@ class Averaged(ABC):
     def moments(self) -> pd.DataFrame:
         """A row a predictor: ``name``, ``group``, ``inclusion``, ``mean``, ``sd``, and errors where there are any."""
 
-    def _average(self) -> ModelAverage:
+    def _average(self) -> SetAverage:
         if self.average is None:
             raise ValueError(
                 f"{self.how} has no sets of predictors to average over. Use infer_inclusion(model) with method='exact' "
@@ -106,7 +106,8 @@ class Averaged(ABC):
 
         Returns:
             A row a row: ``mean``, ``sd``, and ``low`` and ``high`` of a central interval, by draws of sets, scales and
-            coefficients; the mean by averaging exactly over what was found.
+            coefficients. ``mean`` is that of the response: a probability, a rate; for Gaussian responses by averaging
+            exactly over what was found.
 
         Raises:
             DataError: if they are not finite numbers, or columns are missing.
@@ -118,18 +119,20 @@ class Averaged(ABC):
         centred = x - average.data.x_mean.numpy()
         draws, rng = average.standard_draws, np.random.default_rng(0)
         slopes = draws.coefficient.reshape(-1, x.shape[1])
+        spread = None if draws.noise is None else draws.noise.ravel()
         parts = []
         for start in range(0, len(x), _ROWS):
             rows = x[start : start + _ROWS]
-            drawn = rows @ slopes.T + draws.intercept.ravel()
-            if noise:
-                drawn += draws.noise.ravel() * rng.normal(size=drawn.shape)
-            found = {"sd": drawn.std(1)}
+            output = rows @ slopes.T + draws.intercept.ravel()
+            means = average.expected(output)
+            drawn = average.replicate(output, spread, rng) if noise else means
+            found = {"mean": means.mean(1), "sd": drawn.std(1)}
             if tail is not None:
                 found["low"], found["high"] = np.quantile(drawn, [tail, 1 - tail], axis=1)
             parts.append(pd.DataFrame(found))
         table = pd.concat(parts, ignore_index=True)
-        table.insert(0, "mean", average.data.y_mean + centred @ self.moments["mean"].to_numpy())
+        if draws.noise is not None:  # of a linear predictor the mean is known without draws
+            table["mean"] = average.data.y_mean + centred @ self.moments["mean"].to_numpy()
         return table if index is None else table.set_axis(index)
 
     # -- sets ---------------------------------------------------------------------------------------------------
@@ -217,20 +220,18 @@ class Averaged(ABC):
         """
         average = self._average()
         draws = average.draws(number, 1) if average.in_time else average.draws(_CHAINS * number, 1).split(_CHAINS)
-        known = {"intercept": draws.intercept, "noise_scale": draws.noise}
-        known |= {"slab_scale": draws.slab} if draws.slab is not None else {}
-        known |= {"inclusion": draws.share} if draws.share is not None else {}
-        posterior = {"included": draws.included.astype(np.int8), "coefficient": draws.coefficient, **known}
+        known = {"noise_scale": draws.noise, "slab_scale": draws.slab, "inclusion": draws.share}
+        posterior = {"included": draws.included.astype(np.int8), "coefficient": draws.coefficient}
+        posterior |= {"intercept": draws.intercept}
+        posterior |= {name: values for name, values in known.items() if values is not None}
         x = average.data.x.numpy() + average.data.x_mean.numpy()
         y = average.data.y.numpy() + average.data.y_mean
         output = draws.coefficient @ x.T + draws.intercept[..., None]
-        noise = draws.noise[..., None]
-        chance = np.random.default_rng(2).normal(size=output.shape)
-        log_lik = -0.5 * ((y - output) / noise) ** 2 - np.log(noise) - 0.5 * np.log(2 * np.pi)
+        noise = None if draws.noise is None else draws.noise[..., None]
         groups = {
             "posterior": posterior,
-            "posterior_predictive": {"y": output + noise * chance},
-            "log_likelihood": {"y": log_lik},
+            "posterior_predictive": {"y": average.replicate(output, noise, np.random.default_rng(2))},
+            "log_likelihood": {"y": average.log_lik(y, output, noise)},
             "observed_data": {"y": y},
         }
         dims = {"included": ["group"], "coefficient": ["predictor"], "y": ["y_datum"]}

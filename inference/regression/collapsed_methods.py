@@ -1,24 +1,28 @@
 """Inclusion without approximating the posterior: all sets of gates enumerated, or sampled."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
-import torch
 
-from l0bayes.inference.regression.gibbs import GibbsRun, sample_gibbs
-from l0bayes.inference.regression.importance import WeightedGates
-from l0bayes.inference.regression.inclusion_posterior import InclusionPosterior, coefficient_table
+from l0bayes.inference.regression.gibbs import GibbsRun, sample_sets
+from l0bayes.inference.regression.gibbs_chains import GibbsChains
+from l0bayes.inference.regression.inclusion_posterior import InclusionPosterior
+from l0bayes.inference.regression.laplace_chains import LaplaceChains
 from l0bayes.models import SpikeSlabRegression
-from l0bayes.models.collapsed import collapsed
-from l0bayes.models.enumeration import enumerate_sets, open_gates
+from l0bayes.models.enumeration import enumerate_sets
+from l0bayes.models.gate_members import GateMembers
+from l0bayes.models.laplace import LaplaceRegression
+from l0bayes.models.laplace_average import LaplaceAverage
+from l0bayes.models.laplace_enumeration import enumerate_modes
 from l0bayes.models.model_average import ModelAverage, average_of
+from l0bayes.models.set_average import SetAverage
 from l0bayes.models.set_prior import SetPrior
-from l0bayes.models.unknown_scales import UnknownScales, scales_of
+from l0bayes.models.unknown_scales import scales_of
 
 _OFF = 0.1  # an error that must not go without a warning
 _SURE = 2.5  # standard errors within which an error is
-_CHUNK = 512  # sets at a time
 _TOP = 10  # models that are named
 
 
@@ -28,7 +32,7 @@ def by_enumeration(model: SpikeSlabRegression) -> InclusionPosterior:
     gate_of = model.parts().gate_of.cpu().numpy()
     found = enumerate_sets(scales, prior, gate_of)
     average = average_of(found, model.regression_data, groups=model.groups, gate_of=gate_of, scales=scales, prior=prior)
-    table = _table(model, scales, found.inclusion[gate_of], found.mean, found.second).assign(mcse=0.0)
+    table = _table(model, scales.units, found.inclusion[gate_of], found.mean, found.second).assign(mcse=0.0)
     number = float(len(found.log_probs))
     return InclusionPosterior(
         table=table,
@@ -48,42 +52,65 @@ def by_enumeration(model: SpikeSlabRegression) -> InclusionPosterior:
     )
 
 
-@torch.no_grad()
 def by_laplace(model: SpikeSlabRegression) -> InclusionPosterior:
     """All sets of gates of a logistic or Poisson regression, their marginal likelihoods by Laplace's method."""
-    regression = collapsed(model)
-    gates = torch.as_tensor(open_gates(np.arange(2 ** len(model.groups)), len(model.groups)))
-    parts = [regression.posterior(chunk) for chunk in gates.split(_CHUNK)]
-    log_marginal, mean, sd = (torch.cat(values) for values in zip(*parts, strict=True))
-    joint = log_marginal + regression.prior.log_prob(gates)
-    weighted = WeightedGates(gates, joint.softmax(0), mean, sd, joint)
+    regression, prior = LaplaceRegression(model), SetPrior(model.parts().inclusion, len(model.groups))
+    gate_of = model.parts().gate_of.cpu().numpy()
+    found = enumerate_modes(regression, prior, GateMembers(gate_of))
+    average = LaplaceAverage(
+        model.regression_data,
+        model.groups,
+        gate_of,
+        prior,
+        found.slots[None],
+        np.zeros((1, len(found.slots)), dtype=np.int64),
+        found.probs[None],
+        in_time=False,
+        regression=regression,
+    )
+    table = _table(model, regression.units, found.inclusion[gate_of], found.mean, found.second).assign(mcse=0.0)
     return InclusionPosterior(
-        table=coefficient_table(model, weighted.inclusion, *weighted.coefficients()).assign(mcse=0.0),
+        table=table,
         groups=model.groups,
-        inclusion=weighted.inclusion.numpy(),
-        models=weighted.top_models(model.groups),
-        sizes=weighted.sizes,
-        gates=weighted,
+        inclusion=found.inclusion,
+        models=average.named(_TOP).rename(columns={"predictors": "gates"}),
+        sizes=average.sizes,
+        gates=average,
         method="exact",
         pareto_k=math.nan,
-        effective_size=float(len(gates)),
+        effective_size=float(2**prior.gates),
         diagnostics=(),
-        evaluations=len(gates),
+        evaluations=2**prior.gates,
         seconds=0.0,
+        average=average,
+        log_evidence=found.log_evidence,
     )
 
 
 def by_gibbs(model: SpikeSlabRegression, chains: int | None, steps: int, seed: int) -> InclusionPosterior:
-    """Chains over sets of columns, with everything unknown integrated out or sampled."""
-    scales, prior = scales_of(model), SetPrior(model.parts().inclusion, len(model.groups))
+    """Chains over sets of gates, with everything unknown integrated out or sampled."""
+    prior = SetPrior(model.parts().inclusion, len(model.groups))
     gate_of = model.parts().gate_of.cpu().numpy()
-    run = sample_gibbs(scales, prior, chains, steps, seed)
-    average = ModelAverage(
-        model.regression_data, model.groups, gate_of, scales, prior, run.slots, run.levels, run.weights, in_time=True
+    members = GateMembers(gate_of)
+    sampling = partial(
+        sample_sets, prior=prior, members=members, rows=model.num_data, chains=chains, steps=steps, seed=seed
     )
-    table = _table(model, scales, run.inclusion, run.mean, run.second)
+    if model.likelihood == "gaussian":
+        scales = scales_of(model)
+        run = sampling(partial(GibbsChains, scales, prior, members))
+        sets = (model.regression_data, model.groups, gate_of, prior, run.slots, run.levels, run.weights)
+        return _sampled(model, run, scales.units, ModelAverage(*sets, in_time=True, scales=scales))
+    regression = LaplaceRegression(model)
+    run = sampling(partial(LaplaceChains, regression, prior, members))
+    sets = (model.regression_data, model.groups, gate_of, prior, run.slots, run.levels, run.weights)
+    return _sampled(model, run, regression.units, LaplaceAverage(*sets, in_time=True, regression=regression))
+
+
+def _sampled(model: SpikeSlabRegression, run: GibbsRun, units: np.ndarray, average: SetAverage) -> InclusionPosterior:
+    gate_of = average.gate_of
+    table = _table(model, units, run.inclusion[gate_of], run.mean, run.second)
     return InclusionPosterior(
-        table=table.assign(mcse=run.mcse, rhat=run.rhat, ess=run.ess),
+        table=table.assign(mcse=run.mcse[gate_of], rhat=run.rhat[gate_of], ess=run.ess[gate_of]),
         groups=model.groups,
         inclusion=run.inclusion,
         models=average.named(_TOP).rename(columns={"predictors": "gates"}),
@@ -92,7 +119,7 @@ def by_gibbs(model: SpikeSlabRegression, chains: int | None, steps: int, seed: i
         method="gibbs",
         pareto_k=math.nan,
         effective_size=float(run.ess.min()),
-        diagnostics=tuple(_doubts(run, model.names)),
+        diagnostics=tuple(_doubts(run, model.groups)),
         evaluations=run.steps,
         seconds=0.0,
         average=average,
@@ -110,7 +137,7 @@ def _doubts(run: GibbsRun, names: tuple[str, ...]) -> list[str]:
 
 
 def _table(
-    model: SpikeSlabRegression, scales: UnknownScales, inclusion: np.ndarray, mean: np.ndarray, second: np.ndarray
+    model: SpikeSlabRegression, units: np.ndarray, inclusion: np.ndarray, mean: np.ndarray, second: np.ndarray
 ) -> pd.DataFrame:
     sd = np.sqrt(np.maximum(second - mean**2, 0))
     gate_of = model.parts().gate_of.tolist()
@@ -119,7 +146,7 @@ def _table(
             "name": model.names,
             "group": [model.groups[gate] for gate in gate_of],
             "inclusion": inclusion,
-            "mean": mean * scales.units,
-            "sd": sd * scales.units,
+            "mean": mean * units,
+            "sd": sd * units,
         }
     )

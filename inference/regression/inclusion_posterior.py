@@ -12,9 +12,9 @@ from l0bayes.inference.regression.bernoulli_mixture import BernoulliMixture
 from l0bayes.inference.regression.importance import WeightedGates
 from l0bayes.models import SpikeSlabRegression
 from l0bayes.models.averaged import Averaged
-from l0bayes.models.model_average import ModelAverage
+from l0bayes.models.set_average import SetAverage
 
-Gates = WeightedGates | BernoulliMixture | ModelAverage
+Gates = WeightedGates | BernoulliMixture | SetAverage
 Method = Literal["exact", "gibbs", "mean-field", "binary", "mixture", "importance"]
 
 
@@ -39,8 +39,8 @@ class InclusionPosterior(Averaged):
         diagnostics: why the answer should not be trusted; empty if nothing is known against it.
         evaluations: marginal likelihoods computed; of ``"gibbs"`` states of the chains.
         seconds: that it took.
-        average: the sets behind :meth:`summary`, :meth:`predict` and draws, for Gaussian responses by ``"exact"`` and
-            ``"gibbs"``; ``None`` otherwise.
+        average: the sets behind :meth:`summary`, :meth:`predict` and draws, by ``"exact"`` and ``"gibbs"``;
+            ``None`` otherwise.
         log_evidence: of the data, in nats, by ``"exact"``; ``None`` otherwise.
     """
 
@@ -56,7 +56,7 @@ class InclusionPosterior(Averaged):
     diagnostics: tuple[str, ...]
     evaluations: int
     seconds: float
-    average: ModelAverage | None = None
+    average: SetAverage | None = None
     log_evidence: float | None = None
 
     @property

@@ -10,10 +10,12 @@ from torch.distributions import Beta
 
 from l0bayes.inference import infer_inclusion
 from l0bayes.inference.regression.active_sets import ActiveSets
-from l0bayes.inference.regression.gibbs_chains import GibbsChains, Path
+from l0bayes.inference.regression.chains import Path
+from l0bayes.inference.regression.gibbs_chains import GibbsChains
 from l0bayes.models import SpikeSlabRegression
 from l0bayes.models import column_products as products
 from l0bayes.models.column_products import ColumnProducts
+from l0bayes.models.gate_members import GateMembers
 from l0bayes.models.set_prior import SetPrior
 from l0bayes.models.unknown_scales import given_slab, relative_slab
 
@@ -42,28 +44,38 @@ def log_marginal(scales, inside, level):
     return -0.5 * log_det + scales.log_lik(rss, penalty)
 
 
+GATES = {"a gate a column": np.arange(12), "groups": np.array([0, 1, 1, 0, 2, 3, 3, 3, 4, 5, 6, 6])}
+
+
+@pytest.mark.parametrize("gates", GATES)
 @pytest.mark.parametrize("name", SCALES)
 @pytest.mark.parametrize("shared", [True, False])
-def test_odds_of_every_flip_are_those_of_dense_algebra(name, shared):
-    """After a hundred flips, none of which computed anything anew."""
+def test_odds_of_every_flip_are_those_of_dense_algebra(name, shared, gates):
+    """After a hundred flips, none of which computed anything anew; and the coefficients of what is there."""
     x, y = problem()
-    scales, rng = SCALES[name](x, y), np.random.default_rng(1)
-    prior = SetPrior(Beta(1.5, 4.0) if shared else torch.linspace(0.1, 0.6, 12).double(), 12)
-    chains = GibbsChains(scales, prior, rng.uniform(size=(3, 12)) < 0.3, rng)
+    scales, rng, members = SCALES[name](x, y), np.random.default_rng(1), GateMembers(GATES[gates])
+    number = members.gates
+    prior = SetPrior(Beta(1.5, 4.0) if shared else torch.linspace(0.1, 0.6, number).double(), number)
+    chains = GibbsChains(scales, prior, members, rng.uniform(size=(3, number)) < 0.3, rng)
     for _ in range(100):
-        chains.sets.flip(np.array([0, 2]), rng.integers(12, size=2))
-    odds = chains._log_odds(np.arange(3))[0]
+        chains.sets.flip(np.array([0, 2]), rng.integers(number, size=2))
+    odds, _, entries = chains._log_odds(np.arange(3))
+    means = members.by_column(entries.value)
     for chain in range(3):
-        inside, level = chains.sets.inside[chain, :-1], chains.sets.level[chain]
+        opened, level = chains.sets.inside[chain, :-1], chains.sets.level[chain]
+        inside = opened[members.gate_of[:-1]]
         assert sorted(set(chains.sets.slots[chain]) - {12}) == inside.nonzero()[0].tolist()
-        for j in range(12):
+        z = scales.z[:, inside]
+        ridge = np.linalg.solve(z.T @ z + scales.levels[level] * np.eye(z.shape[1]), z.T @ scales.y)
+        np.testing.assert_allclose(means[chain, inside], ridge, atol=1e-8)
+        for gate in range(number):
             joint = []
             for there in (False, True):
-                other = inside.copy()
-                other[j] = there
+                other = opened.copy()
+                other[gate] = there
                 log_prior = float(prior.log_prob(torch.as_tensor(other).double()[None])[0])
-                joint.append(log_marginal(scales, other, level) + log_prior)
-            assert odds[chain, j] == pytest.approx(joint[1] - joint[0], abs=1e-8)
+                joint.append(log_marginal(scales, other[members.gate_of[:-1]], level) + log_prior)
+            assert odds[chain, gate] == pytest.approx(joint[1] - joint[0], abs=1e-8)
 
 
 def test_products_from_the_data_are_those_of_the_gram_matrix(monkeypatch):
@@ -86,7 +98,9 @@ def test_collinear_columns_stay_finite():
     x, y = problem(n=8, p=6)
     x = np.c_[x, x[:, :3], x[:, 0] - x[:, 1]]
     scales, rng = relative_slab(x, y, None), np.random.default_rng(0)
-    sets = ActiveSets(scales, ColumnProducts(scales), np.zeros((2, 10), dtype=bool), np.full(2, 60))
+    sets = ActiveSets(
+        scales, ColumnProducts(scales), GateMembers(np.arange(10)), np.zeros((2, 10), dtype=bool), np.full(2, 60)
+    )
     for _ in range(300):
         sets.flip(np.arange(2), rng.integers(10, size=2))
     found = sets.schur.copy(), sets.moment.copy(), sets.rss.copy()
@@ -114,8 +128,10 @@ def test_exchanges_leave_the_posterior_given_the_size_as_it_is():
     scales, rng = given_slab(x, 0.3 * y, 1.0, np.ones(5)), np.random.default_rng(0)
     starts = np.zeros((64, 5), dtype=bool)
     starts[:, :2] = True
-    chains = GibbsChains(scales, SetPrior(torch.tensor([0.1, 0.5, 0.3, 0.4, 0.2]).double(), 5), starts, rng)
-    chains._propensity[:-1] = [3.0, 0.1, 1.0, 0.5, 0.2]
+    chains = GibbsChains(
+        scales, SetPrior(torch.tensor([0.1, 0.5, 0.3, 0.4, 0.2]).double(), 5), GateMembers(np.arange(5)), starts, rng
+    )
+    chains.propensity[:-1] = [3.0, 0.1, 1.0, 0.5, 0.2]
     seen = np.zeros(32)
     for step in range(220):
         chains._exchange(np.arange(64))
@@ -123,7 +139,7 @@ def test_exchanges_leave_the_posterior_given_the_size_as_it_is():
             seen += np.bincount(chains.sets.inside[:, :5] @ (1 << np.arange(5)), minlength=32)
     sets = np.array([m for m in range(32) if m.bit_count() == 2])
     inside = (sets[:, None] >> np.arange(5) & 1).astype(bool)
-    prior = chains._prior.log_prob(torch.as_tensor(inside).double()).numpy()
+    prior = chains.prior.log_prob(torch.as_tensor(inside).double()).numpy()
     joint = np.array([log_marginal(scales, row, 0) for row in inside]) + prior
     expected = np.exp(joint - np.logaddexp.reduce(joint))
     assert seen[sets].sum() == seen.sum()
@@ -161,8 +177,8 @@ def test_gewekes_joint_test(shared):
         slopes = inside * rng.normal(size=p) / np.sqrt(levels[level])
         y = x @ slopes + rng.normal(size=n)
         scales = replace(relative_slab(x, y - y.mean(), 1.0), levels=levels, log_weights=np.log(probs))
-        chains = GibbsChains(scales, prior, inside[None], rng)
-        chains._propensity[:-1] = [3.0, 0.1, 1.0, 0.5]  # as a warm-up may have left them
+        chains = GibbsChains(scales, prior, GateMembers(np.arange(len(scales.z[0]))), inside[None], rng)
+        chains.propensity[:-1] = [3.0, 0.1, 1.0, 0.5]  # as a warm-up may have left them
         inside, level = held(chains, 1.0, rng)
         seen.append([*inside, inside.sum() ** 2, level == 0, level == 1])
     of_size = np.exp([float(prior.log_prob(torch.eye(p).double()[:k].sum(0, keepdim=True))) for k in range(p + 1)])
