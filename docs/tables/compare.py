@@ -41,6 +41,7 @@ METHODS = {
     "str": "single weights, STR",
     "lottery": "single weights, lottery ticket",
 }
+_SPARSE = 1 / 14  # of a network, and less
 _PRUNING = ("magnitude", "taylor", "fisher", "group-lasso", "slimming")
 
 
@@ -128,6 +129,21 @@ def _all() -> str:
     return "\n\n".join(parts)
 
 
+def _sparse() -> str:
+    """Where at most a fifteenth is left, from the most to the least: a thin network, single weights, and ours."""
+    rows = []
+    for task, title in TASKS.items():
+        own = found(task)
+        if "l0bayes" not in own or (left := statistics.mean(row["share"] for row in own["l0bayes"])) > _SPARSE:
+            continue
+        rows.append(
+            (left, [title, f"{1 - left:.1%}", *(_cell(own.get(name)) for name in ("thin", "gradual", "l0bayes"))])
+        )
+    rows.sort(key=lambda row: -row[0])
+    head = ["test error, %", "taken away", "thin, from scratch", "single weights, gradual magnitude", "l0bayes"]
+    return table(head, [cells for _, cells in rows])
+
+
 def verdict(own: Rows, other: Rows) -> str:
     """How far one is ahead of another, in percentage points, and whether that is more than chance of seeds."""
     ahead = error(other) - error(own)
@@ -176,6 +192,7 @@ def _largest_time() -> str:
 PLACES: dict[str, Callable[[], str]] = {
     "compare-short": _short,
     "compare-all": _all,
+    "compare-sparse": _sparse,
     "compare-ahead": _ahead,
     "compare-count": _count,
     "compare-longest": _largest_time,

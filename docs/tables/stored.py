@@ -12,7 +12,8 @@ _WRITTEN = {
     "seeds": ("questions", 0),
     "returning": ("questions", 1),
     "elbo-found": ("questions", 2),
-    "predicting": ("questions", 3),
+    "draws-a-step": ("questions", 3),
+    "predicting": ("questions", 4),
     "gradients": ("gradients", 0),
 }
 _COMMANDS = (
