@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from l0bayes.compat import TorchDispatchMode, tree_leaves, tree_map_tensors
 from l0bayes.errors import StructureError
 from l0bayes.structure.labelling import has_storage
+from l0bayes.subnetwork.running import run_subnetwork
+from l0bayes.subnetwork.selection import Selection
 from l0bayes.subnetwork.tensors import tensor_of
 
 
@@ -40,7 +41,7 @@ def kept_elsewhere(net: nn.Module, names: Iterable[str], inputs: tuple[Any, ...]
         others = {name: tensor_of(twin, name).detach().clone() for name in names}
         try:
             with _Uses(held, seen), _Uses(own, originals):
-                functional_call(twin.train(training), others, tree_map_tensors(torch.clone, inputs), tie_weights=False)
+                run_subnetwork(twin.train(training), Selection(others), *tree_map_tensors(torch.clone, inputs))
         except Exception:  # noqa: BLE001, S112 (that it runs is the trial's business)
             continue
     if originals:

@@ -7,7 +7,7 @@ posterior draw or the test-time gates) and when the finished network is handed o
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,8 +31,8 @@ class Selection:
     """
 
     tensors: Mapping[str, Tensor]
-    features: Mapping[str, tuple[Tensor, int]]
-    kept: Mapping[str, tuple[int, Tensor]]
+    features: Mapping[str, tuple[Tensor, int]] = field(default_factory=dict)
+    kept: Mapping[str, tuple[int, Tensor]] = field(default_factory=dict)
     noise: Noise | None = None
 
 

@@ -15,12 +15,19 @@ Replaced = list[tuple[nn.Parameter, nn.Parameter, Kept]]  # old parameters, new 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
+def submodule(net: nn.Module, path: str) -> nn.Module:
+    """A module by its dotted name; as ``get_submodule``, but fast, and without the statements of Pyro's modules."""
+    module: Any = net
+    for part in path.split(".") if path else ():
+        module = own_modules(module)[part]
+    found: nn.Module = module
+    return found
+
+
 def tensor_of(net: nn.Module, name: str) -> Tensor:
     """A parameter or buffer by its dotted name."""
-    *path, attribute = name.split(".")
-    module: Any = net
-    for part in path:
-        module = own_modules(module)[part]
+    path, _, attribute = name.rpartition(".")
+    module = submodule(net, path)
     tensor = own_parameters(module).get(attribute)
     return cast("Tensor", own_buffers(module)[attribute] if tensor is None else tensor)
 
