@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from l0bayes.structure import GateGroup, Slice
 from l0bayes.subnetwork.noisy_weights import Noise
-from l0bayes.subnetwork.tensors import laid_out_as, tensor_of
+from l0bayes.subnetwork.tensors import Kept, narrow, tensor_of
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,10 @@ class _Draw:
         if axis not in self._keep:
             self._keep[axis] = self._positions(self._axes[axis])
         return self._keep[axis]
+
+    def kept(self, dimensions: Sequence[_Dimension]) -> Kept:
+        """What stays along some dimensions of a tensor; those of which all does are left out."""
+        return tuple((one.dim, keep) for one in dimensions if (keep := self.keep(one.axis)) is not None)
 
     def _positions(self, maps: tuple[_IndexMap, ...]) -> Tensor | None:
         if len(maps) == 1 and maps[0].identity:
@@ -238,16 +242,12 @@ class Selector:
             narrowed[name] = gated if new is None else new
         return narrowed
 
-    def positions(self, gates: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, Tensor], ...]]:
+    def positions(self, gates: Mapping[str, Tensor]) -> dict[str, Kept]:
         """What a subnetwork keeps of each tensor: dimensions and indices, for those of which something goes."""
         kept = {group.name: self._kept(group.name, gates[group.name]) for group in self._groups}
         draw = _Draw(self._axes, gates, kept, self._round_to)
-        found = {}
-        for name, dimensions in self._dimensions.items():
-            kept_here = tuple((one.dim, keep) for one in dimensions if (keep := draw.keep(one.axis)) is not None)
-            if kept_here:
-                found[name] = kept_here
-        return found
+        found = {name: draw.kept(dimensions) for name, dimensions in self._dimensions.items()}
+        return {name: kept for name, kept in found.items() if kept}
 
     def _move(self, device: torch.device) -> None:
         if device != self._device:
@@ -317,12 +317,7 @@ def _times(tensor: Tensor, gate: Tensor) -> Tensor:
 
 def _narrowed(gated: Tensor | None, whole: Tensor, dimensions: Sequence[_Dimension], draw: _Draw) -> Tensor | None:
     """A parameter's slices, multiplied by the gates of what they read; ``None`` if nothing changes."""
-    tensor = whole if gated is None else gated
-    for along in dimensions:
-        keep = draw.keep(along.axis)
-        if keep is not None:
-            tensor = tensor.index_select(along.dim, keep)
-    tensor = laid_out_as(whole, tensor)
+    tensor = narrow(whole if gated is None else gated, draw.kept(dimensions))
     for along in dimensions:
         if along.consumes:
             scale = draw.scale(along.axis).to(tensor.dtype)

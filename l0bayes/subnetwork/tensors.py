@@ -33,12 +33,14 @@ def tensor_of(net: nn.Module, name: str) -> Tensor:
 
 
 def narrow(tensor: Tensor, kept: Kept) -> Tensor:
-    """The entries of a tensor at the given indices along the given dimensions, as a tensor of its own."""
-    layout = _CHANNELS_LAST.get(tensor.dim(), torch.contiguous_format)
-    laid_out = tensor.is_contiguous(memory_format=layout) and not tensor.is_contiguous()
+    """The entries of a tensor at the given indices along the given dimensions, in the layout in memory that it has.
+
+    Differentiable; the very tensor if nothing is taken out.
+    """
+    part = tensor
     for dim, keep in kept:
-        tensor = tensor.index_select(dim, keep.to(tensor.device))
-    return tensor.detach().clone(memory_format=layout if laid_out else torch.contiguous_format)
+        part = part.index_select(dim, keep.to(part.device))
+    return laid_out_as(tensor, part)
 
 
 def laid_out_as(whole: Tensor, part: Tensor) -> Tensor:
