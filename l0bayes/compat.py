@@ -5,6 +5,7 @@ where ``tests/test_compat.py`` says which. Written for torch â‰¥ 2.6 and Pyro â‰
 """
 
 import copy
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
@@ -32,10 +33,12 @@ __all__ = [
     "check_value",
     "compiled_call",
     "has_hooks",
+    "is_compiled",
     "mask_of",
     "own_buffers",
     "own_modules",
     "own_parameters",
+    "run_uncompiled",
     "save_with_state",
     "set_compiled_call",
     "set_validation",
@@ -181,6 +184,17 @@ def twin(module: nn.Module, kind: type[_Kind]) -> _Kind:
 # Attribute of nn.MultiheadAttention: whether one tensor holds the projections of queries, keys and values. Encoder
 # layers take their fused path by it, which knows only attention of full width.
 SEPARATE_PROJECTIONS: Mapping[str, bool] = {"_qkv_same_embed_dim": False}
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module is what ``torch.compile`` made of another, which is its only submodule."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # not imported just to ask
+    return dynamo is not None and isinstance(module, dynamo.OptimizedModule)
+
+
+def run_uncompiled(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Calls a module with its hooks, past what ``module.compile()`` made of its call."""
+    return module._call_impl(*args, **kwargs)  # noqa: SLF001
 
 
 def compiled_call(module: nn.Module) -> Any:

@@ -36,23 +36,17 @@ def remove_units(sparse: SparseModule, stay: Mapping[str, Tensor]) -> tuple[Repl
     units = [group for group in structure.groups if group.narrows]
     positions = Selector(net, units).positions({group.name: gates[group.name] for group in units})
     left = {group.name: _left(group, gates[group.name], positions, structure) for group in structure.groups}
-    narrowed = {name: narrow(tensor_of(net, name), kept) for name, kept in positions.items()}
-    replaced: Replaced = [(old, new, positions[name]) for name, (old, new) in place(net, narrowed).items()]
-    replaced += _narrow_deviations(sparse.child("log_sd"), positions)
+    log_sd = sparse.child("log_sd")  # standard deviations of normal weights go with the weights
+    of_weights = {name: positions[name] for name, _ in log_sd.named_parameters() if name in positions}
+    replaced = _narrow(net, positions) + _narrow(log_sd, of_weights)
     sparse.restructure(_narrowed(structure, positions, left), left)
     return replaced, left
 
 
-def _narrow_deviations(log_sd: nn.Module, positions: Positions) -> Replaced:
-    """Standard deviations of normal weights go with the weights."""
-    replaced: Replaced = []
-    for name, old in list(log_sd.named_parameters()):
-        if name in positions:
-            new = nn.Parameter(narrow(old, positions[name]), requires_grad=old.requires_grad)
-            path, _, attribute = name.rpartition(".")
-            log_sd.get_submodule(path).register_parameter(attribute, new)
-            replaced.append((old, new, positions[name]))
-    return replaced
+def _narrow(module: nn.Module, positions: Positions) -> Replaced:
+    """Takes entries out of a module's tensors, in place."""
+    placed = place(module, {name: narrow(tensor_of(module, name), kept) for name, kept in positions.items()})
+    return [(old, new, positions[name]) for name, (old, new) in placed.items()]
 
 
 def _left(group: GateGroup, gate: Tensor, positions: Positions, structure: Structure) -> Tensor:

@@ -104,7 +104,7 @@ class SparseModule(OwnedModule):
         self.units = {g.name: before[g.name][left[g.name]] if left else torch.arange(g.size) for g in structure.groups}
         self.structure = structure
         self._live: dict[tuple[Amount, str], LiveCost] = {}
-        self._selectors: dict[tuple[int, bool], Selector] = {}
+        self._selectors = {(1, False): Selector(self.child("net"), structure.groups, _NARROW_BELOW)}
         self._alive: Alive | None = None
         self._slab: Slab | None = None
         if self.slab == "normal":

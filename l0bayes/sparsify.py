@@ -116,9 +116,8 @@ def sparsify(
         place = inputs.tensors[0].device
         trial = Trial(net, inputs, [course.map(lambda x: x.to(place)) for course in roles.courses])
         found, structure = structure, leave_out_what_differs(trial, net, structure, inputs)
-        by_default = {g.name for g in structure.groups if g.kind == "unit" and options[g.layer].min_units is None}
-        vanishing = {group.name for group in structure.groups if group.name in by_default and group.min_units == 0}
-        structure = keep_the_input_in_sight(trial, structure, vanishing)
+        by_default = {layer for layer, asked_for in wanted.items() if asked_for.min_units is None}
+        structure = keep_the_input_in_sight(trial, structure, by_default)
     structure = tell_partners(structure, found)
     _refuse_dense(structure, gates)
     structure = tell_all(structure, found, roles)

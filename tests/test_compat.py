@@ -183,6 +183,23 @@ def test_twin_shares_parameters_and_nothing_else():
     assert new(torch.ones(1, 2)).shape == (1, 3)
 
 
+def test_what_torch_compile_made_of_a_module_is_known():
+    module = nn.Linear(2, 2)
+    assert not compat.is_compiled(module)
+    compiled = torch.compile(module, backend="eager")
+    assert compat.is_compiled(compiled)
+    assert list(compat.own_modules(compiled).values()) == [module]
+
+
+def test_a_module_is_called_past_its_compiled_call_with_its_hooks():
+    module, seen = nn.Linear(2, 2), []
+    module.register_forward_hook(lambda *_: seen.append("hook"))
+    compat.set_compiled_call(module, lambda *_: seen.append("compiled"))
+    x = torch.ones(1, 2)
+    assert torch.equal(compat.run_uncompiled(module, x), module.forward(x))
+    assert seen == ["hook"]
+
+
 def test_compiled_call_can_be_taken_off_and_put_back():
     module = nn.Linear(2, 2)
     x = torch.ones(1, 2)

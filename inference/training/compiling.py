@@ -3,11 +3,13 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
-from l0bayes.compat import compiled_call, set_compiled_call
+from l0bayes.compat import run_uncompiled, set_compiled_call
 from l0bayes.find_sparse import find_sparse, is_gated
 from l0bayes.models.likelihood import Likelihood
 
@@ -56,8 +58,7 @@ class Compiled:
         """Compiles at the first call, and again only if the network has changed."""
         net = self._net
         if self._call is None:
-            net.compile()
-            self._call = compiled_call(net)
+            self._call = partial(torch.compile(run_uncompiled), net)  # copies of the network find their own in it
         set_compiled_call(net, self._call)
         try:
             with warnings.catch_warnings():  # the compiler looks at the .grad of the selected tensors, which have none

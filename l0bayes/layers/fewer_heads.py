@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (everybody's name for it)
 from torch.nn.utils.rnn import pad_sequence
 
-from l0bayes.compat import SEPARATE_PROJECTIONS, twin
+from l0bayes.compat import SEPARATE_PROJECTIONS
 
 
 class FewerHeads(nn.MultiheadAttention):
@@ -18,7 +18,7 @@ class FewerHeads(nn.MultiheadAttention):
     ``in_proj_bias`` as long, and ``out_proj.weight`` is ``(embed_dim, num_heads * head_dim)``. Parameters have the
     names they have there.
 
-    An ``nn.MultiheadAttention`` that :func:`supports` accepts can also become one in place, by assigning
+    A copy of an ``nn.MultiheadAttention`` that :func:`supports` accepts becomes one in place, by assigning
     ``__class__``, ``num_heads`` and :data:`~l0bayes.compat.SEPARATE_PROJECTIONS`. The last keeps
     ``nn.TransformerEncoderLayer`` from handing the weights to a fused kernel that knows whole sets of heads only.
 
@@ -62,28 +62,6 @@ class FewerHeads(nn.MultiheadAttention):
             self.in_proj_bias = _first_rows(self.in_proj_bias, width)
         self.out_proj.weight = nn.Parameter(self.out_proj.weight.detach()[:, :width].clone())
         self.out_proj.in_features = width
-
-    @classmethod
-    def like(cls, module: nn.MultiheadAttention) -> "FewerHeads":
-        """The same attention, with as many heads as its tensors have; it shares the parameters.
-
-        Args:
-            module: an attention that :func:`supports` accepts.
-
-        Raises:
-            ValueError: if it is of another kind.
-        """
-        if not supports(module):
-            raise ValueError(
-                f"heads cannot be removed from this {type(module).__name__}: use an nn.MultiheadAttention with "
-                "kdim = vdim = embed_dim, add_bias_kv=False and add_zero_attn=False"
-            )
-        new = twin(module, cls)
-        # Of its own, so that other tensors put there do not turn up in the module it is made from.
-        new.out_proj = twin(module.out_proj, type(module.out_proj))
-        new.num_heads = module.in_proj_weight.shape[0] // 3 // module.head_dim
-        vars(new).update(SEPARATE_PROJECTIONS)
-        return new
 
     def forward(  # noqa: PLR0917 (torch's signature)
         self,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -30,6 +31,7 @@ class _Widths:
 
 
 _rules: list[_Widths] = []
+_known: WeakKeyDictionary[type[nn.Module], tuple[_Widths, ...]] = WeakKeyDictionary()  # those for a class
 
 
 def add_width_rule(
@@ -51,11 +53,19 @@ def add_width_rule(
     """
     says = computes if callable(computes) else (lambda _: computes)
     _rules.insert(0, _Widths(kinds, tuple(tensors), widths, says))
+    _known.clear()
+
+
+def _rules_for(module: nn.Module) -> tuple[_Widths, ...]:
+    kind = type(module)
+    if kind not in _known:
+        _known[kind] = tuple(rule for rule in _rules if rule.fits(module))
+    return _known[kind]
 
 
 def computes_by_width(module: nn.Module) -> bool:
     """Whether a layer's computation depends on such an attribute, and not on its tensors alone."""
-    return any(rule.computes(module) for rule in _rules if rule.fits(module))
+    return any(rule.computes(module) for rule in _rules_for(module))
 
 
 def attributes(module: nn.Module, shapes: Shapes) -> dict[str, Any]:
@@ -68,9 +78,9 @@ def attributes(module: nn.Module, shapes: Shapes) -> dict[str, Any]:
     Returns:
         Attribute name to value; empty for layers that state no width.
     """
-    for rule in _rules:
+    for rule in _rules_for(module):
         shape = next((shapes[name] for name in rule.tensors if name in shapes), None)
-        if shape is not None and rule.fits(module):
+        if shape is not None:
             return rule.widths(module, shape)
     return {}
 

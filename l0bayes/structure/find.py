@@ -111,11 +111,9 @@ class Finder:
                 own.index_add_(
                     0, part.gates[decides], torch.full((int(decides.sum()),), weight.numel() // len(decides))
                 )
-        minimum = request.min_units
-        if minimum is None:
-            minimum = 0 if self._may_vanish(slices) else 1
-        _check_minimum(minimum, layer, size)
-        return GateGroup(name, layer, size, slices, own, minimum)
+        return GateGroup(
+            name, layer, size, slices, own, _min_units(request, layer, size, may_vanish=self._may_vanish(slices))
+        )
 
     def _may_vanish(self, slices: tuple[Slice, ...]) -> bool:
         """Whether every reader has other features to read, or adds to something that others make too."""
@@ -152,8 +150,7 @@ class Finder:
         read_here = one_each and all(self._roles.readers.get(number) == [axis] for number in numbers)
         weight = self._roles.net.get_parameter(axis[0])
         own = torch.full((size,), weight.numel() // size)
-        minimum = 1 if request.min_units is None else request.min_units
-        _check_minimum(minimum, layer, size)
+        minimum = _min_units(request, layer, size)
         if read_here and owners == {None} and all(self._roles.why_not(number) is None for number in numbers):
             return GateGroup(name, layer, size, tuple(self._take(name, numbers, taken)), own, minimum)
         part = Slice(*axis, torch.arange(size), consumes=True)
@@ -167,7 +164,7 @@ class Finder:
             return shared
         size = self._roles.net.get_parameter(axis[0]).numel()
         part = Slice(axis[0], None, torch.arange(size), consumes=True)
-        minimum = 0 if request.min_units is None else request.min_units
+        minimum = _min_units(request, layer, size, may_vanish=True)
         return GateGroup(join_name(layer, "weight"), layer, size, (part,), torch.ones(size, dtype=torch.int64), minimum)
 
     def _work(self, groups: list[GateGroup], taken: Taken) -> tuple[Mapping[str, float], tuple[Product, ...]]:
@@ -188,6 +185,10 @@ class Finder:
         return {name: number / rows for name, number in self._roles.macs.items()}, tuple(products)
 
 
-def _check_minimum(minimum: int, layer: str, size: int) -> None:
-    if minimum > size:
-        raise StructureError(f"min_units: {minimum} for layer {layer!r}, which has {size} gates")
+def _min_units(request: Request, layer: str, size: int, *, may_vanish: bool = False) -> int:
+    """How many of a layer's gates stay at least: what was asked for, or 1 unless something carries on without them."""
+    if request.min_units is None:
+        return 0 if may_vanish else 1
+    if request.min_units > size:
+        raise StructureError(f"min_units: {request.min_units} for layer {layer!r}, which has {size} gates")
+    return request.min_units

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from l0bayes.structure import GateGroup, Slice
+from l0bayes.subnetwork.tensors import Kept
 
 Indices = NDArray[np.intp]
 Positions = Indices | None  # that stay, in order; ``None`` for all
@@ -48,6 +49,15 @@ class IndexMap:
 
 
 Axis = tuple[IndexMap, ...]
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """Where a tensor is narrowed: the dimension, the number of its axis, and whether the gates multiply it."""
+
+    dim: int
+    axis: int
+    consumes: bool
 
 
 def rounded_up(number: int, step: int) -> int:
@@ -121,6 +131,10 @@ class Draw:
     def keep(self, axis: int) -> Tensor | None:
         """Indices of the positions of an axis that stay; ``None`` for all."""
         return self._keep.get(axis)
+
+    def kept(self, dimensions: Sequence[Dimension]) -> Kept:
+        """What stays along some dimensions of a tensor; those of which all does are left out."""
+        return tuple((one.dim, keep) for one in dimensions if (keep := self.keep(one.axis)) is not None)
 
     def along(self, maps: Axis) -> Positions:
         """The positions that stay along an axis, on the host."""

@@ -5,6 +5,7 @@ into a ``view``. So it is checked, in float64 and with random weights, and group
 """
 
 import copy
+from collections.abc import Collection
 from dataclasses import replace
 
 import torch
@@ -123,20 +124,18 @@ def refuse_recomputation(net: nn.Module, inputs: Inputs) -> None:
         )
 
 
-def keep_the_input_in_sight(trial: Trial, structure: Structure, names: set[str]) -> Structure:
-    """Groups without which the output no longer depends on the input keep a unit.
+def keep_the_input_in_sight(trial: Trial, structure: Structure, by_default: Collection[str]) -> Structure:
+    """Groups that may vanish as far as their surroundings tell keep a unit where the input takes no other way.
 
     Args:
         trial: of the network.
         structure: its gate groups.
-        names: groups that may vanish as far as their surroundings tell.
+        by_default: layers whose ``min_units`` nobody asked for.
 
     Returns:
-        The structure, with ``min_units`` 1 for those of ``names`` that are the only way the input takes.
+        The structure, with ``min_units`` 1 for such groups.
     """
-    if not names:
-        return structure
-    ordered = [group.name for group in structure.groups if group.name in names]
-    blind = trial.blind_without(structure.groups, ordered)
+    vanishing = [g for g in structure.groups if g.kind == "unit" and g.min_units == 0 and g.layer in by_default]
+    blind = trial.blind_without(structure.groups, [group.name for group in vanishing])
     groups = tuple(replace(g, min_units=1) if g.name in blind else g for g in structure.groups)
     return replace(structure, groups=groups)

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from l0bayes.compat import TorchDispatchMode, tree_leaves
 from l0bayes.errors import StructureError
 from l0bayes.inputs import Inputs
 from l0bayes.structure.labelling import has_storage
+from l0bayes.subnetwork.running import run_subnetwork
+from l0bayes.subnetwork.selection import Selection
 from l0bayes.subnetwork.tensors import tensor_of
 
 
@@ -42,7 +43,7 @@ def kept_elsewhere(net: nn.Module, names: Iterable[str], inputs: Inputs) -> set[
         try:
             with _Uses(held, seen), _Uses(own, originals):
                 given = inputs.map(torch.clone)
-                functional_call(twin.train(training), others, given.args, dict(given.kwargs), tie_weights=False)
+                run_subnetwork(twin.train(training), Selection(others), *given.args, **given.kwargs)
         except Exception:  # noqa: BLE001, S112 (that it runs is the trial's business)
             continue
     if originals:

@@ -7,7 +7,7 @@ posterior draw or the test-time gates) and when the finished network is handed o
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from l0bayes.structure import GateGroup, Slice
-from l0bayes.subnetwork.draw import Axis, Draw, IndexMap, Indices, Positions, on_device, open_on_host, staying
+from l0bayes.subnetwork.draw import (
+    Axis,
+    Dimension,
+    Draw,
+    IndexMap,
+    Indices,
+    Positions,
+    on_device,
+    open_on_host,
+    staying,
+)
 from l0bayes.subnetwork.noisy_weights import Noise
-from l0bayes.subnetwork.tensors import laid_out_as, tensor_of
+from l0bayes.subnetwork.tensors import Kept, narrow, tensor_of
 
 
 @dataclass(frozen=True)
@@ -35,19 +45,10 @@ class Selection:
     """
 
     tensors: Mapping[str, Tensor]
-    features: Mapping[str, tuple[Tensor, int]]
-    kept: Mapping[str, tuple[int, Tensor]]
-    places: Mapping[str, tuple[Tensor, int]]
+    features: Mapping[str, tuple[Tensor, int]] = field(default_factory=dict)
+    kept: Mapping[str, tuple[int, Tensor]] = field(default_factory=dict)
+    places: Mapping[str, tuple[Tensor, int]] = field(default_factory=dict)
     noise: Noise | None = None
-
-
-@dataclass(frozen=True)
-class _Dimension:
-    """Where a tensor is narrowed: the dimension, the number of its axis, and whether the gates multiply it."""
-
-    dim: int
-    axis: int
-    consumes: bool
 
 
 class Selector:
@@ -75,7 +76,7 @@ class Selector:
         self._round_to = round_to
         self._narrow_below = {g.name: _narrow_below(net, g, narrow_below) for g in groups if g.name not in whole}
         self._axes: list[Axis] = []
-        self._dimensions: dict[str, list[_Dimension]] = {}
+        self._dimensions: dict[str, list[Dimension]] = {}
         self._single = {s.tensor: g.name for g in groups for s in g.slices if s.dim is None}
         self._selects: list[tuple[str, int, Axis]] = []
         self._pads: list[tuple[str, int, Axis]] = []
@@ -100,7 +101,7 @@ class Selector:
                     tuple(IndexMap.of(group, part, fills=fills and group.selects is not None) for group, part in pieces)
                 )
             consumes = any(part.consumes for _, part in pieces)
-            self._dimensions.setdefault(tensor, []).append(_Dimension(dim, known[key], consumes))
+            self._dimensions.setdefault(tensor, []).append(Dimension(dim, known[key], consumes))
             around = tuple(
                 IndexMap.of(group, part, fills=False)
                 for group, part in pieces
@@ -163,15 +164,11 @@ class Selector:
             narrowed[name] = gated if new is None else new
         return narrowed
 
-    def positions(self, gates: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, Tensor], ...]]:
+    def positions(self, gates: Mapping[str, Tensor]) -> dict[str, Kept]:
         """What a subnetwork keeps of each tensor: dimensions and indices, for those of which something goes."""
         draw = self._draw(gates)
-        found = {}
-        for name, dimensions in self._dimensions.items():
-            kept_here = tuple((one.dim, keep) for one in dimensions if (keep := draw.keep(one.axis)) is not None)
-            if kept_here:
-                found[name] = kept_here
-        return found
+        found = {name: draw.kept(dimensions) for name, dimensions in self._dimensions.items()}
+        return {name: kept for name, kept in found.items() if kept}
 
     def _move(self, device: torch.device) -> None:
         if device != self._device:
@@ -223,14 +220,9 @@ def _times(tensor: Tensor, gate: Tensor) -> Tensor:
     return tensor * gate.to(tensor.dtype).reshape(tensor.shape)
 
 
-def _narrowed(gated: Tensor | None, whole: Tensor, dimensions: Sequence[_Dimension], draw: Draw) -> Tensor | None:
+def _narrowed(gated: Tensor | None, whole: Tensor, dimensions: Sequence[Dimension], draw: Draw) -> Tensor | None:
     """A parameter's slices, multiplied by the gates of what they read; ``None`` if nothing changes."""
-    tensor = whole if gated is None else gated
-    for along in dimensions:
-        keep = draw.keep(along.axis)
-        if keep is not None:
-            tensor = tensor.index_select(along.dim, keep)
-    tensor = laid_out_as(whole, tensor)
+    tensor = narrow(whole if gated is None else gated, draw.kept(dimensions))
     for along in dimensions:
         if along.consumes:
             scale = draw.scale(along.axis).to(tensor.dtype)
