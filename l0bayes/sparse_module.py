@@ -154,6 +154,9 @@ class SparseModule(OwnedModule):
             "inclusion": {name: _shown_inclusion(pi) for name, pi in self._inclusion.items()},
             "min_units": {name: asked.min_units for name, asked in options.items()},
             "gates": {g.name: [f"{part.tensor}, {part.dim}" for part in g.slices] for g in self.groups},
+            **(
+                {"norms over live features of": live} if (live := [g.name for g in self.groups if g.normalised]) else {}
+            ),
         }
 
     # -- the gates -------------------------------------------------------------------------------------------------

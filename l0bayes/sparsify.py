@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -24,10 +24,12 @@ from l0bayes.subnetwork.noisy_weights import read_once
 from l0bayes.subnetwork.trial import Trial
 from l0bayes.threads import one_thread
 
+NormStatistics = Literal["whole", "live"]
+
 _PAPER = 0.1  # nats per parameter: λ = 0.1/N on the mean loss (§4.1)
 
 
-@checked_but("net", "gates", "cost", "inclusion", "min_units")
+@checked_but("net", "gates", "cost", "inclusion", "min_units", "norms")
 def sparsify(
     net: nn.Module,
     example_input: Any,
@@ -39,6 +41,7 @@ def sparsify(
     expected_open: float | None = None,
     init_open: float = 0.8,
     min_units: int | None = None,
+    norms: NormStatistics = "whole",
     slab: SlabName = "point",
     slab_scale: float | None = None,
     num_data: int | None = None,
@@ -73,6 +76,10 @@ def sparsify(
             inputs to outputs. ``None``: 1, so that no layer vanishes by accident, and 0 where something else carries
             on without it, such as a shortcut; the outputs go on depending on the inputs. If 0 is asked for anywhere,
             they need not.
+        norms: over what norms that take all features together (layer norm, root mean square norm, group norm of one
+            group) have their statistics. ``"whole"``: all features, so that those stay. ``"live"``: those that are
+            open, however far, in every form of the network, so that the features of a transformer's residual stream
+            can have gates: the network is its subnetwork.
         slab: what is learned of a weight that is there: ``"point"``, its value; or ``"normal"``, a posterior N(μ, σ²)
             whose mean is the network's own weight, which adds Σ P(open) · KL(N(μ, σ²) ‖ slab), the full objective of
             appendix A: what a weight costs is learned with it. Biases and the parameters of norms stay points.
@@ -92,6 +99,8 @@ def sparsify(
         raise StructureError(f"net must be a torch.nn.Module; got {type(net).__name__}")
     if cost not in COSTS:
         raise ValueError(f"cost must be one of {', '.join(COSTS)}; got {cost!r}")
+    if norms not in get_args(NormStatistics):
+        raise ValueError(f"norms must be one of {', '.join(get_args(NormStatistics))}; got {norms!r}")
     check_slab(slab, slab_scale, cost)
     code_cost = (0.0 if slab == "normal" else _PAPER) if code_cost is None else code_cost
     price, gates = named_costs(code_cost, gates, cost, num_data)
@@ -103,7 +112,7 @@ def sparsify(
         torch.autocast("cpu", enabled=False),  # casts would hide what becomes of the weights
         chance_kept(net),
     ):
-        roles = Roles(net, inputs)
+        roles = Roles(net, inputs, live_norms=norms == "live")
     layers = roles.layers()
     names = map(layer_of, dict(roles.net.named_parameters()))  # norms and the like have a price too
     asked = match_layers(layers, gates, [name for name in dict.fromkeys(names) if name not in layers])

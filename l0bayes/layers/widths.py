@@ -109,7 +109,12 @@ def _of_norm(_module: Any, shape: torch.Size) -> dict[str, Any]:
 
 
 def _of_group_norm(module: Any, shape: torch.Size) -> dict[str, Any]:
-    return {"num_channels": shape[0], "num_groups": shape[0] * module.num_groups // module.num_channels}
+    groups = 1 if module.num_groups == 1 else shape[0] * module.num_groups // module.num_channels
+    return {"num_channels": shape[0], "num_groups": groups}
+
+
+def _of_layer_norm(_module: Any, shape: torch.Size) -> dict[str, Any]:
+    return {"normalized_shape": tuple(shape)}
 
 
 def _of_prelu(_module: Any, shape: torch.Size) -> dict[str, Any]:
@@ -141,6 +146,7 @@ add_width_rule(nn.Embedding, ["weight"], _of_embedding, computes=False)
 add_width_rule(BATCH_NORMS, ["weight", "running_mean"], _of_norm, computes=False)
 add_width_rule(INSTANCE_NORMS, ["weight", "running_mean"], _of_norm)
 add_width_rule(nn.GroupNorm, ["weight"], _of_group_norm)
+add_width_rule((nn.LayerNorm, nn.RMSNorm), ["weight"], _of_layer_norm)
 add_width_rule(nn.PReLU, ["weight"], _of_prelu, computes=False)
 add_width_rule(nn.RNNBase, ["weight_ih_l0"], _of_recurrent)
 add_width_rule(nn.RNNCellBase, ["weight_ih"], _of_cell)

@@ -111,9 +111,12 @@ class Finder:
                 own.index_add_(
                     0, part.gates[decides], torch.full((int(decides.sum()),), weight.numel() // len(decides))
                 )
-        return GateGroup(
-            name, layer, size, slices, own, _min_units(request, layer, size, may_vanish=self._may_vanish(slices))
-        )
+        minimum = _min_units(request, layer, size, may_vanish=self._may_vanish(slices))
+        return GateGroup(name, layer, size, slices, own, minimum, normalised=self._normalised(slices))
+
+    def _normalised(self, slices: tuple[Slice, ...]) -> bool:
+        """Whether norms over live features act on what slices make."""
+        return any(part.tensor.rpartition(".")[0] in self._roles.live_norms for part in slices)
 
     def _may_vanish(self, slices: tuple[Slice, ...]) -> bool:
         """Whether every reader has other features to read, or adds to something that others make too."""
@@ -152,7 +155,8 @@ class Finder:
         own = torch.full((size,), weight.numel() // size)
         minimum = _min_units(request, layer, size)
         if read_here and owners == {None} and all(self._roles.why_not(number) is None for number in numbers):
-            return GateGroup(name, layer, size, tuple(self._take(name, numbers, taken)), own, minimum)
+            slices = tuple(self._take(name, numbers, taken))
+            return GateGroup(name, layer, size, slices, own, minimum, normalised=self._normalised(slices))
         part = Slice(*axis, torch.arange(size), consumes=True)
         return GateGroup(name, layer, size, (part,), own, minimum, selects=layer)
 

@@ -19,6 +19,7 @@ from l0bayes.errors import StructureError
 from l0bayes.inputs import Inputs, is_cache
 from l0bayes.structure.call import Call
 from l0bayes.structure.labelling import Labelling
+from l0bayes.structure.live_norms import Norm, norm_of
 from l0bayes.structure.operations import follow
 
 # Operations that turn tensors into a number of Python.
@@ -34,15 +35,17 @@ class Flow(TorchDispatchMode):
 
     Args:
         net: the network.
+        live_norms: whether norms take their statistics over the features that are open.
 
     Attributes:
         labelling: what is known of its features.
+        live_norms: names of the norms that do.
         called: names of the modules that ran.
         sized_by_data: where a shape first depended on the values of the data, if anywhere.
         reads_data: where integers or booleans of the data, in which features have no part, were first read as numbers.
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, *, live_norms: bool = False) -> None:
         parent: Any = super()
         parent.__init__()
         self.net = net
@@ -50,6 +53,10 @@ class Flow(TorchDispatchMode):
         self.called: set[str] = set()
         self.sized_by_data: str | None = None
         self.reads_data: str | None = None
+        self.live_norms: set[str] = set()
+        self._follows_norms = not live_norms
+        self._inside: Norm | None = None
+        self._aside = False
         self._touched = self.labelling.depending
         self._decided: Any = WeakIdKeyDictionary()  # what features, or weights, have a part in
 
@@ -86,11 +93,13 @@ class Flow(TorchDispatchMode):
         hooks = []
         for name, module in self.net.named_modules():
 
-            def enter(_module: nn.Module, _args: Any, name: str = name) -> None:
+            def enter(module: nn.Module, args: Any, name: str = name) -> None:
                 stack.append(name)
                 self.called.add(name)
+                self._enter_norm(module, args)
 
-            def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+            def leave(module: nn.Module, _args: Any, output: Any) -> None:
+                self._leave_norm(module, output)
                 stack.pop()
 
             hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
@@ -100,6 +109,22 @@ class Flow(TorchDispatchMode):
             for hook in hooks:
                 hook.remove()
             del stack[1:]
+
+    def _enter_norm(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Stops following what goes on within a norm, where norms are over live features."""
+        if self._follows_norms or self._inside is not None or len(args) != 1 or not isinstance(args[0], Tensor):
+            return
+        self._aside = True
+        self._inside = norm_of(self.labelling, module, args[0])
+        self._aside = self._inside is not None
+        if self._inside is not None and self._inside.live:
+            self.live_norms.add(self.labelling.stack[-1])
+
+    def _leave_norm(self, module: nn.Module, output: Any) -> None:
+        if self._inside is not None and self._inside.module is module:
+            self.labelling.label(output, self._inside.labels)
+            self._touched[output] = self._decided[output] = True
+            self._inside, self._aside = None, False
 
     def _is_decided(self, values: Any) -> bool:
         return any(
@@ -129,6 +154,8 @@ class Flow(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Computes an operation and moves the labels along."""
         kwargs = kwargs or {}
+        if self._aside:
+            return func(*args, **kwargs)
         if func in _READS:
             self._read((args, kwargs))
         with self:  # some operations are made of others, which is all that needs rules

@@ -73,6 +73,8 @@ class GateGroup:
             stays as it is; ``None`` if the producer itself gets narrower.
         padded: why what its layers make is padded to the full width, and what they read selected from it: code between
             them insists on that width; ``None`` if it does not.
+        normalised: whether norms take their statistics over its open features alone, so that closed ones must not be
+            there: what is left is a network of its own.
     """
 
     name: str
@@ -83,6 +85,7 @@ class GateGroup:
     min_units: int = 1
     selects: str | None = None
     padded: str | None = None
+    normalised: bool = False
 
     @property
     def narrows(self) -> bool:

@@ -32,6 +32,7 @@ class Roles:
     Args:
         net: the network; it is copied, never touched.
         example_input: what ``net`` accepts, with a batch dimension, see :meth:`~l0bayes.inputs.Inputs.of`.
+        live_norms: whether norms take their statistics over the features that are open.
 
     Raises:
         StructureError: if the network does not run on the input, or its course depends on the data.
@@ -50,18 +51,20 @@ class Roles:
         products: those without a weight: labels of the results, how many each, and in which module.
         other_macs: module to those whose features no rule knows.
         courses: inputs with other integers or booleans, on which the network takes other courses.
+        live_norms: names of the norms over live features.
     """
 
-    def __init__(self, net: nn.Module, example_input: Any) -> None:
+    def __init__(self, net: nn.Module, example_input: Any, *, live_norms: bool = False) -> None:
         self.net = _copied(net).cpu()
         inputs = Inputs.of(example_input).map(Tensor.cpu)
         self.rows = inputs.rows or 1
-        flow = Flow(self.net)
+        flow = Flow(self.net, live_norms=live_norms)
         self.modules = dict(self.net.named_modules())
         self._trained = {name for name, _ in self.net.named_parameters()}
         self._run(flow, inputs)
         self._flow = flow.labelling
         self._called = flow.called
+        self.live_norms = frozenset(flow.live_norms)
         self._refuse_other_ways(flow.sized_by_data, flow.reads_data)
         read = [torch.zeros(1, dtype=torch.int64), *(axis.labels for axis in self._flow.axes.values())]
         self.classes = self._flow.features.classes(torch.cat(read))

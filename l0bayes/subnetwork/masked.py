@@ -1,15 +1,20 @@
 """The masked network: full size, closed features multiplied by zero. What subnetworks must agree with."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from l0bayes.compat import own_parameters
+from l0bayes.layers.norms import norm_dim
+from l0bayes.layers.widths import attributes
 from l0bayes.structure import GateGroup
 from l0bayes.structure.groups import along
+from l0bayes.subnetwork.mirror import Mirror
 
 
 def masked_forward(
@@ -27,7 +32,49 @@ def masked_forward(
     Returns:
         The network's output.
     """
-    return functional_call(net, masked_weights(net, groups, gates), inputs, named, tie_weights=False)
+    with norms_over_open(net, groups, gates):
+        return functional_call(net, masked_weights(net, groups, gates), inputs, named, tie_weights=False)
+
+
+@contextmanager
+def norms_over_open(net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within it, norms over live features take their statistics over those that are open, and give 0 for the others.
+
+    Args:
+        net: the network.
+        groups: its gate groups.
+        gates: group name to gate values of shape ``(size,)``.
+    """
+    opened: dict[str, Tensor] = {}
+    for group in groups:
+        for part in group.slices if group.normalised else ():
+            path = part.tensor.rpartition(".")[0]
+            if part.consumes or norm_dim(net.get_submodule(path)) is None:
+                continue
+            table = part.gates.to(gates[group.name].device)
+            here = (table < 0) | (gates[group.name] != 0)[table.clamp(min=0)]
+            opened[path] = opened[path] & here if path in opened else here
+    with ExitStack() as hooks:
+        for path, here in opened.items():
+            hook = partial(_norm_of_open, here.nonzero().squeeze(1))
+            hooks.callback(net.get_submodule(path).register_forward_hook(hook).remove)
+        yield
+
+
+def _norm_of_open(open_: Tensor, norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """What a norm gives for its open features alone, in their places among zeros."""
+    dim = norm_dim(norm)
+    if dim is None or not len(open_):
+        return torch.zeros_like(output)
+    mirror = Mirror(norm)
+    own = {name: parameter.index_select(0, open_) for name, parameter in own_parameters(norm).items()}
+    for name, value in attributes(norm, {name: parameter.shape for name, parameter in own.items()}).items():
+        mirror.put_attribute(mirror.net, name, value)
+    for name, parameter in own.items():
+        mirror.put_tensor(mirror.net, name, parameter)
+    some = mirror.net.forward(args[0].index_select(dim, open_))
+    mirror.hand_back()
+    return torch.zeros_like(output).index_copy(dim, open_, some)
 
 
 def masked_weights(
@@ -76,7 +123,8 @@ def multiplied(net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[str, 
     try:
         for name, value in values.items():
             net.get_parameter(name).data.copy_(value)
-        yield
+        with norms_over_open(net, groups, gates):
+            yield
     finally:
         for name, value in before.items():
             net.get_parameter(name).data.copy_(value)

@@ -24,7 +24,7 @@ def padded_group(net: nn.Module, group: GateGroup, reason: str) -> GateGroup | N
         group: the group.
         reason: why it cannot do without.
     """
-    if group.kind != "unit" or group.selects is not None:
+    if group.kind != "unit" or group.selects is not None or group.normalised:
         return None
     slices = []
     own = torch.zeros_like(group.own)

@@ -62,6 +62,7 @@ class Selector:
             Convolutions are always narrowed. 1 takes out every closed slice, 0 none at all.
         whole: names of groups that are never taken out.
         round_to: numbers of gates that stay are rounded up to a multiple of this; the added ones are closed.
+            Groups over which norms take statistics are always taken out, and never rounded.
     """
 
     def __init__(
@@ -74,7 +75,10 @@ class Selector:
     ) -> None:
         self._groups = tuple(groups)
         self._round_to = round_to
-        self._narrow_below = {g.name: _narrow_below(net, g, narrow_below) for g in groups if g.name not in whole}
+        self._narrow_below = {
+            g.name: _narrow_below(net, g, narrow_below) for g in groups if g.normalised or g.name not in whole
+        }
+        self._normalised = frozenset(g.name for g in groups if g.normalised)
         self._axes: list[Axis] = []
         self._dimensions: dict[str, list[Dimension]] = {}
         self._single = {s.tensor: g.name for g in groups for s in g.slices if s.dim is None}
@@ -200,13 +204,15 @@ class Selector:
         here = opened.get(group)
         if here is None or np.count_nonzero(here) >= self._narrow_below[group] * len(here):
             return None
-        return staying(here, self._round_to)
+        return staying(here, 1 if group in self._normalised else self._round_to)
 
 
 def _narrow_below(net: nn.Module, group: GateGroup, linear: float) -> float:
     """Taking out pays at once where a slice is read at many positions, and later where it is read once."""
     if not group.removable:
         return 0.0
+    if group.normalised:  # zeros would count
+        return 1.0
     touched = [tensor_of(net, part.tensor) for part in group.slices]
     return linear if linear == 0 or all(tensor.dim() <= 2 for tensor in touched) else 1.0  # noqa: PLR2004 (matrices)
 
