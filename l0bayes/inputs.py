@@ -105,8 +105,9 @@ class Inputs:
                     check_inputs(leaf, where)
         for mask, of in _MASKS.items():
             masked, ids = self.kwargs.get(mask), self.kwargs.get(of)
-            pair = isinstance(masked, Tensor) and isinstance(ids, Tensor) and masked.dim() == ids.dim()
-            if pair and masked.shape != ids.shape:
+            if not isinstance(masked, Tensor) or not isinstance(ids, Tensor):
+                continue
+            if masked.dim() == ids.dim() and masked.shape != ids.shape:
                 raise DataError(
                     f"{name}: {mask!r} must have an entry for each of {of!r}, {tuple(ids.shape)}; it has shape "
                     f"{tuple(masked.shape)}"
