@@ -69,8 +69,8 @@ def use_onednn(*, use: bool) -> bool:
 
     ``torch.backends.mkldnn.flags`` does so too, but sets flags of other devices besides, and warns of it.
     """
-    before = bool(torch._C._get_mkldnn_enabled())  # type: ignore[attr-defined]  # noqa: SLF001
-    torch._C._set_mkldnn_enabled(use)  # type: ignore[attr-defined]  # noqa: SLF001
+    before = bool(torch._C._get_mkldnn_enabled())  # noqa: SLF001
+    torch._C._set_mkldnn_enabled(use)  # noqa: SLF001
     return before
 
 

@@ -10,6 +10,8 @@ from l0bayes.checks import check_inputs
 from l0bayes.compat import tree_leaves, tree_map_tensors
 from l0bayes.errors import DataError
 
+# Masks of transformers' networks, which not all of them look at, by what they mask.
+_MASKS = {"attention_mask": "input_ids", "decoder_attention_mask": "decoder_input_ids"}
 Shapes = tuple[tuple[int, ...], ...]
 
 
@@ -83,7 +85,7 @@ class Inputs:
         return ", ".join(one.strip() for one in shown) or _kinds(self)
 
     def check(self, name: str) -> None:
-        """Raises unless there is a tensor, all tensors hold finite numbers, and nothing grows from call to call.
+        """Raises unless there is a tensor, all are finite, masks fit what they mask, and nothing grows with each call.
 
         Args:
             name: the argument that they came in.
@@ -101,6 +103,15 @@ class Inputs:
                     )
                 if isinstance(leaf, Tensor) and (leaf.dim() or (own == "" and leaf is value)):
                     check_inputs(leaf, where)
+        for mask, of in _MASKS.items():
+            masked, ids = self.kwargs.get(mask), self.kwargs.get(of)
+            if not isinstance(masked, Tensor) or not isinstance(ids, Tensor):
+                continue
+            if masked.dim() == ids.dim() and masked.shape != ids.shape:
+                raise DataError(
+                    f"{name}: {mask!r} must have an entry for each of {of!r}, {tuple(ids.shape)}; it has shape "
+                    f"{tuple(masked.shape)}"
+                )
         if self.rows is None:
             raise DataError(f"{name} must be a tensor with at least one row, or hold one; got {_kinds(self)}")
 

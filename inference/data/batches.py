@@ -1,6 +1,7 @@
 """Mini-batches of data that live in memory."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,5 +73,9 @@ class TensorBatches:
             rows = len(batch) // size
             if rows:
                 index = batch[rank * rows : (rank + 1) * rows]
-                x = tree_map_tensors(lambda value, index=index: value[index], self.x)
+                x = tree_map_tensors(partial(_rows, index), self.x)
                 yield x if self.augment is None else self.augment(x), self.y[index]
+
+
+def _rows(index: Tensor, values: Tensor) -> Tensor:
+    return values[index]

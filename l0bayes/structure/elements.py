@@ -189,7 +189,8 @@ def _of_their_own(flow: Labelling, call: Call, entering: list[Tensor], dims: int
     But where parameters are made of parameters, such as by a norm of each row, those features are coupled.
     """
     padded = [labels.reshape([1] * (dims - labels.dim()) + list(labels.shape)) for labels in entering]
-    if not flow.depends((call.args, call.kwargs)):
+    carrying = [value for value in tree_leaves((call.args, call.kwargs)) if flow.labels(value) is not None]
+    if all(flow.is_made_of_weights(value) or not flow.labels(value).any() for value in carrying):  # type: ignore[union-attr]
         return padded
     own = []
     for number, labels in enumerate(padded):

@@ -163,17 +163,24 @@ class Flow(TorchDispatchMode):
         if out is not NotImplemented:
             return out
         out = func(*args, **kwargs)
-        if self.labelling.depends((args, kwargs)):
+        given = (args, kwargs)
+        if self.labelling.depends(given):
             if self.sized_by_data is None and _sizes_by_data(func, args):
                 self.sized_by_data = self.labelling.where
-            decided = self._is_decided((args, kwargs))
-            for value in tree_leaves(out):
-                if isinstance(value, Tensor):
-                    self._touched[value] = True
-                    if decided:
-                        self._decided[value] = True
+            _mark(self._touched, out)
+            if self._is_decided(given):
+                _mark(self._decided, out)
+        elif any(map(self.labelling.is_made_of_weights, tree_leaves(given))):
+            _mark(self.labelling.computed, out)
         follow(self.labelling, Call(func, args, kwargs, out))
         return out
+
+
+def _mark(those: Any, values: Any) -> None:
+    """Notes tensors among those of a kind."""
+    for value in tree_leaves(values):
+        if isinstance(value, Tensor):
+            those[value] = True
 
 
 def _sizes_by_data(func: Any, args: Any) -> bool:

@@ -81,6 +81,7 @@ class Labelling:
         counted: multiply-accumulates so far that are in one of the three.
         stack: names of the modules that are running, the innermost last.
         depending: the tensors that depend on the network's inputs.
+        computed: the tensors that follow from parameters and buffers alone.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -94,6 +95,7 @@ class Labelling:
         self.net = net
         self.stack = [""]
         self.depending: Any = WeakIdKeyDictionary()
+        self.computed: Any = WeakIdKeyDictionary()
         self._labels: Any = WeakIdKeyDictionary()
         self._blank: dict[int, Tensor] = {}
         self._input = self.features.fresh(1)
@@ -116,8 +118,14 @@ class Labelling:
         return self.net.get_submodule(self.stack[-1])
 
     def depends(self, values: Any) -> bool:
-        """Whether any tensor in there depends on the network's inputs; others follow from parameters alone."""
+        """Whether any tensor in there depends on the network's inputs."""
         return any(isinstance(value, Tensor) and value in self.depending for value in tree_leaves(values))
+
+    def is_made_of_weights(self, tensor: Any) -> bool:
+        """Whether a tensor is a parameter or buffer, or a part of one, or follows from such alone."""
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            return False
+        return tensor in self.computed or (tensor not in self.depending and self.is_weight(tensor))
 
     # -- labels of tensors ------------------------------------------------------------------------------------------
 

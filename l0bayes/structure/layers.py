@@ -163,8 +163,8 @@ def _product(flow: Labelling, call: Call, first: Tensor, second: Tensor) -> Tens
     A batch of weights, such as those of experts, reads and makes the same features in each of them.
     """
     out = call.out
-    left = None if _made_of_weights(flow, second) else _weight_of_all(flow, first)
-    right = None if _made_of_weights(flow, first) else _weight_of_all(flow, second)
+    left = None if flow.is_made_of_weights(second) else _weight_of_all(flow, first)
+    right = None if flow.is_made_of_weights(first) else _weight_of_all(flow, second)
     if right is not None and left is None:
         entering = flow.features.merge(flow.known(first), list(range(first.dim() - 1))).flatten()
         flow.count_macs(right.name, multiply_accumulates(call))
@@ -193,21 +193,15 @@ def _weight_of_all(flow: Labelling, factor: Tensor) -> WeightView | None:
     return flow.weight(factor)
 
 
-def _made_of_weights(flow: Labelling, factor: Tensor) -> bool:
-    """Whether a factor is, or follows from, parameters alone; an initial state of zeros does not."""
-    labels = None if flow.depends(factor) else flow.labels(factor)
-    return labels is not None and bool(labels.any())
-
-
 def _computed_product(flow: Labelling, first: Tensor, second: Tensor, out: Tensor) -> Tensor | None:
     """Features with a weight that is computed from parameters: they stay, and what it makes goes with what made it."""
-    weights = [_made_of_weights(flow, factor) for factor in (first, second)]
-    if weights == [False, True] and flow.depends(first):
+    weights = [flow.is_made_of_weights(factor) for factor in (first, second)]
+    if weights == [False, True] and flow.labels(second) is not None:
         flow.features.freeze(
             flow.known(first), f"the weight that reads it in {flow.where} is not a parameter of its own"
         )
         return flow.features.merge(flow.known(second), [second.dim() - 2]).expand(out.shape)
-    if weights == [True, False] and flow.depends(second):
+    if weights == [True, False] and flow.labels(first) is not None:
         flow.features.freeze(
             flow.known(second), f"the weight that reads it in {flow.where} is not a parameter of its own"
         )
@@ -219,11 +213,11 @@ def mv(flow: Labelling, call: Call) -> None:
     """A matrix with a vector, either of which may be a weight."""
     first, second = call["self"], call["vec"]
     matrix, vector = flow.weight(first), flow.weight(second)
-    if matrix is not None and flow.depends(second):
+    if matrix is not None and not flow.is_made_of_weights(second):
         flow.count_macs(matrix.name, multiply_accumulates(call))
         flow.reads(matrix, 1, flow.known(second))
         flow.label(call.out, flow.makes(matrix, 0, len(call.out)))
-    elif vector is not None and flow.depends(first):
+    elif vector is not None and not flow.is_made_of_weights(first):
         flow.count_macs(vector.name, multiply_accumulates(call))
         flow.reads(vector, 0, flow.features.merge(flow.known(first), [0]).flatten())
         label_frozen(flow, call.out, f"the product with {vector.name!r} is one number")

@@ -39,6 +39,10 @@ def tell_all(structure: Structure, before: Structure, roles: Roles) -> Structure
     for part in (part for group in structure.groups for part in group.slices):
         parts.setdefault(part.tensor, []).append(part)
     gone = {part.tensor: _partner_of(group, why) for group, why in _gone(structure, before) for part in group.slices}
+    padded = {group.name for group in structure.groups if group.padded is not None}
+    for group in before.groups:
+        if group.name in padded:
+            gone |= {part.tensor: f"it is at full width between the layers of {group.name!r}" for part in group.slices}
     dense = dict(structure.dense)
     for name, shape in structure.shapes.items():
         left = without_gates(parts.get(name, ()), shape)

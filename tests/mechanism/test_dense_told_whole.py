@@ -70,9 +70,26 @@ def test_layers_that_no_pattern_matches():
     assert "no gates were asked for" in sparse.structure.dense.values()
 
 
+def by_hand(layer, x):
+    """What a layer gives, without a call of it."""
+    return x @ layer.weight.T + layer.bias
+
+
+def test_what_is_between_the_layers_of_a_padded_group_is_told():
+    net = Network(
+        lambda s, x: s.fc2(s.norm(s.fc1(x)).view(-1, 5)),
+        fc1=nn.Linear(6, 5),
+        norm=nn.BatchNorm1d(5),
+        fc2=nn.Linear(5, 2),
+    )
+    sparse = sparsify(net, torch.randn(4, 6))
+    assert_told(sparse)
+    assert sparse.structure.dense["norm"] == "it is at full width between the layers of 'fc1.unit'"
+
+
 def test_partners_of_a_rejected_group_name_it():
     net = Network(
-        lambda s, x: s.fc4(s.fc3((s.norm(s.fc1(x)) + s.fc2(x)).view(-1, 5)).relu()),
+        lambda s, x: s.fc4(by_hand(s.fc3, (s.norm(s.fc1(x)) + s.fc2(x)).view(-1, 5)).relu()),
         fc1=nn.Linear(6, 5),
         fc2=nn.Linear(6, 5),
         norm=nn.BatchNorm1d(5),

@@ -89,12 +89,10 @@ def deep(kind):
 
 
 @pytest.mark.parametrize("kind", ["float64", "cast inside", "float32 only"])
-def test_a_wrong_group_deep_in_a_network_is_left_dense(kind):
-    sparse = sparsify(deep(kind), torch.randn(2, 5, 6))
-    found = [group.name for group in sparse.groups]
-    assert "attention.qkv.unit" not in found
-    assert "fc1.unit" in found
-    assert "does not compute the same" in sparse.structure.dense["attention.qkv"]
+def test_a_wrong_group_deep_in_a_network_is_found_and_padded(kind):
+    found = {group.name: group.padded for group in sparsify(deep(kind), torch.randn(2, 5, 6)).groups}
+    assert found["attention.qkv.unit"]
+    assert found["fc1.unit"] is None
 
 
 def test_a_network_whose_training_mode_insists_on_float32_keeps_its_gates():
@@ -141,7 +139,7 @@ def by_hook(h):
 
 
 @pytest.mark.parametrize("between", [ByWidth.apply, by_hook])
-def test_gradients_that_depend_on_the_width_leave_a_layer_dense(between):
+def test_gradients_that_depend_on_the_width_are_found_and_keep_it(between):
     net = Network(
         lambda s, x: s.fc3(s.fc2(between(s.fc1(x)).relu()).relu()),
         fc1=nn.Linear(6, 5),
@@ -150,8 +148,9 @@ def test_gradients_that_depend_on_the_width_leave_a_layer_dense(between):
     )
     with torch.no_grad():
         sparse = sparsify(net, torch.randn(3, 6))
-    assert [group.name for group in sparse.groups] == ["fc2.unit"]
-    assert "the gradient in 'fc1.weight' is another" in sparse.structure.dense["fc1"]
+    first, second = sparse.groups
+    assert "the gradient in 'fc1.weight' is another" in first.padded
+    assert second.padded is None
 
 
 class Once(torch.autograd.Function):
@@ -185,6 +184,16 @@ class Drawing(nn.Module):
         if self.training or not self.training_only:
             h = self.draw(self, h)
         return self.fc4(self.fc3(self.fc2(h).relu()).relu())
+
+
+class DrawingByHand(Drawing):
+    """Reads what it drew without calling the layer whose weight it reads it with."""
+
+    def forward(self, x):
+        h = self.fc1(x).relu()
+        if self.training or not self.training_only:
+            h = self.draw(self, h)
+        return self.fc4(self.fc3(F.linear(h, self.fc2.weight, self.fc2.bias).relu()).relu())
 
 
 def attend(_, h):
@@ -228,13 +237,19 @@ def test_networks_that_draw_keep_their_gates(name, training_only):
 @pytest.mark.parametrize("training_only", [False, True])
 @pytest.mark.parametrize("name", BY_WIDTH)
 def test_draws_past_torch_of_the_width_of_features_are_named(name, training_only):
-    sparse = sparsify(Drawing(BY_WIDTH[name], training_only=training_only), torch.randn(4, 6))
+    sparse = sparsify(DrawingByHand(BY_WIDTH[name], training_only=training_only), torch.randn(4, 6))
     assert [group.name for group in sparse.groups] == ["fc2.unit", "fc3.unit"]
     reason = sparse.structure.dense["fc1"]
     assert "in Drawing" in reason
     assert "gives random numbers" in reason
     assert "torch.randn_like" in reason
     assert ("training mode" in reason) == training_only
+
+
+@pytest.mark.parametrize("name", BY_WIDTH)
+def test_draws_past_torch_go_on_at_full_width(name):
+    found = {group.name: bool(group.padded) for group in sparsify(Drawing(BY_WIDTH[name]), torch.randn(4, 6)).groups}
+    assert found == {"fc1.unit": True, "fc2.unit": False, "fc3.unit": False}
 
 
 def test_what_no_seed_holds_is_refused_and_named():

@@ -162,7 +162,7 @@ def test_a_network_without_shapes_yet():
 
 
 @pytest.mark.parametrize("error", [KeyError("width"), ZeroDivisionError(), AssertionError("width"), OSError("disk")])
-def test_whatever_a_narrower_network_raises_leaves_its_layer_dense(error):
+def test_whatever_a_narrower_network_raises_keeps_the_full_width_behind_a_layer(error):
     def use(s, x):
         h = s.fc1(x)
         if h.shape[1] != 5:
@@ -171,8 +171,8 @@ def test_whatever_a_narrower_network_raises_leaves_its_layer_dense(error):
 
     net = nets.Network(use, fc1=nn.Linear(6, 5), fc2=nn.Linear(5, 4), fc3=nn.Linear(4, 2))
     sparse = sparsify(net, torch.randn(3, 6))
-    assert nets.sizes(sparse) == {"fc2.unit": 4}
-    assert "does not compute the same" in sparse.structure.dense["fc1"]
+    assert nets.sizes(sparse) == {"fc1.unit": 5, "fc2.unit": 4}
+    assert [group.name for group in sparse.groups if group.padded] == ["fc1.unit"]
 
 
 def test_a_refused_network_is_left_as_it_was(net):

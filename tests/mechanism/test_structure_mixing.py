@@ -207,5 +207,4 @@ def test_large_outputs_do_not_hide_what_differs_in_others(name):
     net = Network(
         lambda s, x: SCALES[name](s, s.fc1(x)), fc1=nn.Linear(6, 5), fc2=nn.Linear(5, 2), other=nn.Linear(5, 2)
     )
-    with pytest.raises(StructureError, match=r"fc1\.unit: with its closed features removed"):
-        sparsify(net, torch.randn(4, 6))
+    assert all(group.padded for group in sparsify(net, torch.randn(4, 6)).groups if group.name == "fc1.unit")

@@ -39,6 +39,8 @@ def test_such_a_layer_stays_dense_and_says_why(name):
     assert "fc3.unit" in sizes(sparse)
     if name == "embedding_dim":  # fc1 is never called
         assert f"forward reads the width that {layer!r} states" in sparse.structure.dense["embed"]
+    elif name == "num_features":  # of a norm that is between two layers, and stays as it is
+        assert [group.name for group in sparse.groups if group.padded] == ["fc1.unit"]
     else:
         assert f"forward reads the width that {layer!r} states" in sparse.structure.dense["fc1"]
     for training in (False, True):
@@ -47,6 +49,8 @@ def test_such_a_layer_stays_dense_and_says_why(name):
         wanted = masked(copy.deepcopy(sparse), values, x)
         for run in (subnetwork, compacted):
             assert_same(run(copy.deepcopy(sparse), values, x), wanted)
+        whole = {group.name for group in sparse.groups if not group.narrows}
+        values |= {name: torch.ones_like(values[name]) for name in whole}
         opened = {name: value.nonzero().flatten() for name, value in values.items() if value.any()}
         shrunken = copy.deepcopy(sparse)
         _, left = remove_units(shrunken, opened)
