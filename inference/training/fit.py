@@ -15,6 +15,7 @@ from torch import nn
 
 from l0bayes.arguments import check_file, checked_but
 from l0bayes.find_sparse import find_sparse, is_gated
+from l0bayes.html import html_table
 from l0bayes.inference.callbacks.callback import Callback, Callbacks, Run
 from l0bayes.inference.callbacks.tensorboard import TensorBoard
 from l0bayes.inference.data.loaders import first_batch, own_generators
@@ -82,6 +83,14 @@ class FitResult:
     rounded: int = 0
     selection: Selection = "svi"
     stopped: str | None = None
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: what was reached, and the last epochs."""
+        said = [f"{len(self.history)} epochs, gates by {self.selection}"]
+        said += [f"asked {target}, reached {ratio:.3g}" for target, ratio in self.reached.items()]
+        said += [f"ended by a callback: {self.stopped}"] if self.stopped else []
+        rows = [[f"{v:.4g}" if isinstance(v, float) else v for v in row] for row in self.history.tail(5).to_numpy()]
+        return html_table("; ".join(said), list(self.history.columns), rows)
 
     @property
     def settled(self) -> int:
