@@ -1,5 +1,8 @@
 """Guides, ELBO, training, prediction, storage."""
 
+from l0bayes.inference.callbacks.callback import Callback, Run
+from l0bayes.inference.callbacks.live_figure import LiveFigure
+from l0bayes.inference.callbacks.tensorboard import TensorBoard
 from l0bayes.inference.data.batches import TensorBatches
 from l0bayes.inference.guide.hard_concrete_guide import HardConcreteGuide
 from l0bayes.inference.objective.elbo import ClosedFormKL_ELBO
@@ -16,13 +19,17 @@ from l0bayes.inference.training.fit_options import FitOptions
 from l0bayes.inference.training.parameter_groups import parameter_groups
 
 __all__ = [
+    "Callback",
     "ClosedFormKL_ELBO",
     "FitOptions",
     "FitResult",
     "HardConcreteGuide",
     "InclusionPosterior",
+    "LiveFigure",
+    "Run",
     "Target",
     "TensorBatches",
+    "TensorBoard",
     "evaluate",
     "fit",
     "infer_inclusion",

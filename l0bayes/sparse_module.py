@@ -16,6 +16,7 @@ from l0bayes.code_cost.slab import PointSlab, Slab
 from l0bayes.distributions import HardConcrete
 from l0bayes.errors import DataError, L0BayesError
 from l0bayes.gate_options import GateOptions
+from l0bayes.html import html_table
 from l0bayes.inputs import Inputs, Shapes
 from l0bayes.min_units import held_open
 from l0bayes.network_prior import NetworkPrior
@@ -357,6 +358,16 @@ class SparseModule(OwnedModule):
                     "draw of the gates: use num_particles without vectorize_particles, and Predictive with "
                     "parallel=False"
                 )
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the gate groups, and what stays dense and why."""
+        groups = [
+            (group.name, f"{group.size:,}", ", ".join(dict.fromkeys(part.tensor for part in group.slices)))
+            for group in self.groups
+        ]
+        dense = [(layer, "dense", reason) for layer, reason in self.structure.dense.items()]
+        title = f"{type(self.child('net')).__name__} with {sum(group.size for group in self.groups):,} gates"
+        return html_table(title, ("group", "gates", "decide over; or why not"), [*groups, *dense])
 
     def extra_repr(self) -> str:
         """The table of gate groups."""

@@ -54,6 +54,8 @@ VALID: dict[Any, dict[str, Any]] = {
     models.exact_posterior: {"X": X, "y": X[:, 0], "noise_scale": 1.0, "slab_scale": 1.0},
     inference.ClosedFormKL_ELBO: {},
     inference.FitOptions: {},
+    inference.LiveFigure: {},
+    inference.TensorBoard: {"folder": "nowhere"},
     TrainOptions: {},
     inference.HardConcreteGuide: {"model": MODEL},
     inference.Target: {"share": 0.5},
@@ -68,7 +70,8 @@ VALID: dict[Any, dict[str, Any]] = {
     inference.save: {"module": MLP(6, 3), "path": "nowhere"},
     inference.shrink: {"model": MODEL, "guide": GUIDE},
 }
-RESULTS = {inference.FitResult, inference.InclusionPosterior}
+# And what users derive from, without arguments.
+RESULTS = {inference.Callback, inference.FitResult, inference.InclusionPosterior, inference.Run}
 # Beside an example of what an annotation means, what is none of it; for each kind, in words of its own.
 WRONG: dict[Any, list[Any]] = {
     float: ["0.5", True, 1j, [0.5]],

@@ -1,5 +1,6 @@
 """What a training job is about: its data, its networks with their guides, its batches."""
 
+import math
 from functools import partial
 
 import torch
@@ -45,7 +46,7 @@ class Job:
         """A new network with its likelihood, and its guide; both kinds start from the same weights."""
         o, data = self.options, self.data
         torch.manual_seed(o.seed)
-        net = self._network()
+        net = network_of(o, tuple(data.train.x.shape[1:]), data.classes)
         if gated:
             net = sparsify(
                 net,
@@ -62,14 +63,6 @@ class Job:
         model = Classifier(net, num_data=len(data.train)).to(_device(o.device))
         return model, HardConcreteGuide(model, init_open=o.init_open)
 
-    def _network(self) -> nn.Module:
-        o, data = self.options, self.data
-        if o.network == "wrn":
-            return WideResNet(o.depth, o.width, data.classes, o.dropout)
-        if o.network == "lenet5":
-            return LeNet5(data.classes, data.train.x.shape[1], o.dropout)
-        return MLP(data.features, *o.hidden, data.classes, dropout=o.dropout)
-
     def batches(self, split: Split, batch_size: int = 4096, *, shuffle: bool = False) -> TensorBatches:
         """A part of the data on the device; in training (``shuffle``) augmented, and one process's share of it."""
         o = self.options
@@ -80,6 +73,21 @@ class Job:
         augment = partial(shifted, pixels=o.shift, flip=o.flip) if o.shift or o.flip else None
         shard = (processes.rank, processes.size)
         return TensorBatches(x, y, batch_size, shuffle=True, augment=augment, shard=shard)
+
+
+def network_of(options: TrainOptions, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """The network that options ask for, at its full size, with new weights.
+
+    Args:
+        options: which, and how large.
+        input_shape: of one input.
+        classes: how many outputs it has.
+    """
+    if options.network == "wrn":
+        return WideResNet(options.depth, options.width, classes, options.dropout)
+    if options.network == "lenet5":
+        return LeNet5(classes, input_shape[0], options.dropout)
+    return MLP(math.prod(input_shape), *options.hidden, classes, dropout=options.dropout)
 
 
 def _device(name: str) -> torch.device:

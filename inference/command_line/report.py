@@ -1,12 +1,92 @@
 """Tables and pictures of a finished run, as files."""
 
 import io
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from l0bayes.errors import FileFormatError
+from l0bayes.inference.command_line.saved_run import SavedRun
 from l0bayes.inference.storage.files import write_bytes
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Options of ``l0bayes report``.
+
+    Attributes:
+        folder: of a finished run of l0bayes train.
+        out: where to write; the folder itself, if not given.
+    """
+
+    folder: str
+    out: str | None = None
+
+
+def report(options: ReportOptions) -> str:
+    """Draws the pictures of a run anew, and writes its tables as Markdown.
+
+    Args:
+        options: of which run, and where to.
+
+    Returns:
+        The result in a few lines.
+
+    Raises:
+        FileNotFoundError: if a file of the run is missing.
+        FileFormatError: if one is damaged.
+    """
+    run = SavedRun(options.folder)
+    out = run.folder if options.out is None else Path(options.out)
+    tables = {}
+    for name in ("gates", "history"):
+        path = run.folder / f"{name}.csv"
+        if not path.is_file():
+            raise FileNotFoundError(f"folder: {path} is not there")
+        try:
+            tables[name] = pd.read_csv(path)
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            raise FileFormatError(f"folder: {path} is damaged ({error})") from error
+    write_report(out, tables["gates"], tables["history"], _image_shape(run.input_shape))
+    lines = summary_lines(run.summary, str(out))
+    write_bytes(out / "report.md", _markdown(lines, tables["gates"], tables["history"]).encode())
+    return lines
+
+
+def _image_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of an image; of one that a network reads as a vector, if it is square."""
+    if len(shape) > 1:
+        return shape[-2], shape[-1]
+    side = math.isqrt(shape[0])
+    return side, side
+
+
+def _markdown(lines: str, table: pd.DataFrame, history: pd.DataFrame) -> str:
+    groups = table.groupby("site", sort=False)["open"].agg(["size", "sum"])
+    last = history.iloc[-1]
+    return "\n".join(
+        [
+            "# What came of a run",
+            "",
+            "```",
+            lines,
+            "```",
+            "",
+            "| gates | open | of |",
+            "|---|---|---|",
+            *(f"| {site} | {row['sum']:,} | {row['size']:,} |" for site, row in groups.iterrows()),
+            "",
+            f"After {last['epoch']:.0f} epochs: ELBO {last['elbo']:,.1f} nats.",
+            "",
+            "![Gates](gates.png)",
+            "",
+            "![Training](training.png)",
+            "",
+        ]
+    )
 
 
 def write_report(out: Path, table: pd.DataFrame, history: pd.DataFrame, image_shape: tuple[int, int]) -> None:
@@ -25,11 +105,12 @@ def write_report(out: Path, table: pd.DataFrame, history: pd.DataFrame, image_sh
     sizes = table.groupby("site", sort=False).size()
     inputs = {str(site): size for site, size in sizes.items() if str(site).endswith(".input")}
     image_site = next((site for site, size in inputs.items() if size == pixels), None)
-    _write_figure(out / "gates.png", pictures.gates_figure(table, image_site, image_shape))
-    _write_figure(out / "training.png", pictures.training_figure(history))
+    write_figure(out / "gates.png", pictures.gates_figure(table, image_site, image_shape))
+    write_figure(out / "training.png", pictures.training_figure(history))
 
 
-def _write_figure(path: Path, figure: Any) -> None:
+def write_figure(path: Path, figure: Any) -> None:
+    """Writes a picture, whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     write_bytes(path, buffer.getvalue())

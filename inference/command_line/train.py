@@ -85,6 +85,8 @@ def _train(job: Job, networks: Mapping[str, tuple[Classifier, HardConcreteGuide]
         "validation_error": {name: float(rows["validation_error"].iloc[-1]) for name, rows in histories.items()},
         "seconds": {name: float(rows["seconds"].sum()) for name, rows in histories.items()},
         "forward_time_ratio": speed,
+        "input_shape": list(data.train.x.shape[1:]),
+        "classes": data.classes,
         "options": asdict(options),
         "versions": {
             "python": platform.python_version(),

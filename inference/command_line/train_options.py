@@ -52,8 +52,8 @@ class TrainOptions(FitOptions):
             or normal weights.
         cost: what is paid for: ``parameters`` or ``macs`` that are alive, or, as in the ``paper``, each gate its own.
         target_parameters: keep ratio of the parameters; the code cost then follows from it, on top of the one given.
-        target_macs: keep ratio of the multiply-accumulates, likewise.
-        target_latency: keep ratio of the measured time of a forward pass, likewise.
+        target_macs: keep ratio of the multiply-accumulates; likewise.
+        target_latency: keep ratio of the measured time of a forward pass; likewise.
         inclusion: prior probability of an open gate, or two numbers a and b for one with a Beta(a, b) prior, of each
             layer its own; none is the paper's objective.
         expected_open: that probability, given as the number of gates of each layer that are open on average.

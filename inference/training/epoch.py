@@ -46,6 +46,7 @@ def train_epoch(state: TrainingState, step: Step, loader: Batches) -> dict[str, 
         done.sums["rows"] = done.sums.get("rows", 0.0) + rows
         done.sums["elbo"] = done.sums.get("elbo", 0.0) - loss
         done.sums["seconds"] = time.perf_counter() - start
+        step.called.step(done.epoch, done.step, phase.name, -loss)
         if step.interruption.requested:
             state.stop()
     gates.end_epoch(done.epoch + 1)

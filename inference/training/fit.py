@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ import pyro
 import torch
 from pyro.infer import ELBO
 from torch import nn
-from tqdm import tqdm
 
 from l0bayes.arguments import check_file, checked_but
 from l0bayes.find_sparse import find_sparse, is_gated
+from l0bayes.html import html_table
+from l0bayes.inference.callbacks.callback import Callback, Callbacks, Run
+from l0bayes.inference.callbacks.tensorboard import TensorBoard
 from l0bayes.inference.data.loaders import arguments_of, first_batch, own_generators
 from l0bayes.inference.objective.elbo import ClosedFormKL_ELBO
 from l0bayes.inference.objective.loss import Objective
@@ -26,7 +28,6 @@ from l0bayes.inference.size.constraint import Constraint
 from l0bayes.inference.size.target import TOLERANCE, Target
 from l0bayes.inference.storage.history import history_path
 from l0bayes.inference.storage.lock import claimed
-from l0bayes.inference.storage.tensorboard import Log, tensorboard_log
 from l0bayes.inference.system.interrupt import deferred_interrupt
 from l0bayes.inference.system.processes import Processes
 from l0bayes.inference.training.divergence import check_alive
@@ -38,6 +39,7 @@ from l0bayes.inference.training.gate_plan import GatePlan
 from l0bayes.inference.training.optimizers import build_optimizer
 from l0bayes.inference.training.parameter_groups import name_gates
 from l0bayes.inference.training.plan_gates import plan_gates, resolved
+from l0bayes.inference.training.progress import shown_progress
 from l0bayes.inference.training.state import TrainingState
 from l0bayes.inference.training.step import Step
 from l0bayes.inference.training.step_batches import Batches
@@ -53,8 +55,6 @@ from l0bayes.inputs import Inputs
 from l0bayes.models.likelihood import Likelihood
 from l0bayes.posterior.cost import expected_l0, expected_macs, open_l0
 from l0bayes.threads import one_thread
-
-_UNSHOWN = ("seconds", "steps")  # by the progress bar
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class FitResult:
         rounded: gates that were opened or closed at the end of ``selection="svi"``, nearest to their threshold, so that
             targets are met; see :mod:`l0bayes.inference.size.rounding`.
         selection: how gates were moved, ``"evidence"`` or ``"svi"``.
+        stopped: why a callback ended the run, if one did.
     """
 
     history: pd.DataFrame
@@ -82,6 +83,15 @@ class FitResult:
     reached: dict[Target, float]
     rounded: int = 0
     selection: Selection = "svi"
+    stopped: str | None = None
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: what was reached, and the last epochs."""
+        said = [f"{len(self.history)} epochs, gates by {self.selection}"]
+        said += [f"asked {target}, reached {ratio:.3g}" for target, ratio in self.reached.items()]
+        said += [f"ended by a callback: {self.stopped}"] if self.stopped else []
+        rows = [[f"{v:.4g}" if isinstance(v, float) else v for v in row] for row in self.history.tail(5).to_numpy()]
+        return html_table("; ".join(said), list(self.history.columns), rows)
 
     @property
     def settled(self) -> int:
@@ -89,7 +99,7 @@ class FitResult:
         return self.rounded
 
 
-@checked_but("model", "train_loader", "target", "optimizer")
+@checked_but("model", "train_loader", "target", "optimizer", "callbacks")
 def fit(
     model: nn.Module,
     guide: nn.Module,
@@ -103,6 +113,7 @@ def fit(
     optimizer: torch.optim.Optimizer | str | None = None,
     elbo: ELBO | None = None,
     teacher: nn.Module | None = None,
+    callbacks: Sequence[Callback | Callable[[Run], Any]] = (),
     progress: bool = True,
     options: FitOptions | None = None,
     **changes: Any,
@@ -129,7 +140,9 @@ def fit(
         teacher: a trained network of the same inputs and outputs, such as a copy of a dense one from before
             ``sparsify``, whose outputs take the place of a share of the targets: knowledge distillation, see
             ``teacher_weight`` and ``temperature``. ``elbo`` in the history stays that of the targets.
-        progress: whether to show a progress bar.
+        callbacks: tools beside the run: :class:`~l0bayes.inference.Callback` objects, which are told of steps and
+            epochs and may end the run, or functions of a :class:`~l0bayes.inference.Run` to call after each epoch.
+        progress: whether to show how far the run is: a bar on a terminal, a line an epoch in a file.
         options: how to train.
         changes: any of the :class:`~l0bayes.inference.FitOptions` by name, such as ``epochs=30, lr=1e-3``.
 
@@ -152,6 +165,7 @@ def fit(
     asked = (options or FitOptions()).changed(**changes)
     targets = tuple(target) if isinstance(target, Sequence) else (target,)
     check_kinds(model, guide, train_loader, targets)
+    called = Callbacks(callbacks, Run(model, guide), () if tensorboard is None else (TensorBoard(tensorboard),))
     asked = resolved(asked, model, train_loader)
     check_options(model, train_loader, validation_loader, asked, targets=bool(targets), own_elbo=elbo is not None)
     files = {
@@ -195,15 +209,24 @@ def fit(
         try:
             state.resume()
             step.follow_shapes()
-            log = tensorboard_log(tensorboard if processes.first else None, state.progress.epoch)
-            _train(state, step, train_loader, validation_loader, log, progress=progress and processes.first)
+            called.start(state.progress.epoch, processes)
+            step.called = called
+            _train(state, step, train_loader, validation_loader, progress=progress and processes.first)
         finally:
             gates.close()
+            called.end()
         reached = {constraint.target: constraint.reached() for constraint in constraints}
     _warn_of_missed(constraints, reached, at_most=asked.selection == "evidence")
     _warn_of_cut(gates)
     rounded = gates.rounded if isinstance(gates, DrawnGates) else 0
-    return FitResult(pd.DataFrame(state.progress.history), state.checkpoint, reached, rounded, asked.selection or "svi")
+    return FitResult(
+        pd.DataFrame(state.progress.history),
+        state.checkpoint,
+        reached,
+        rounded,
+        asked.selection or "svi",
+        called.run.stopped,
+    )
 
 
 def _constraints(
@@ -225,12 +248,12 @@ def _inputs_in(model: Any, batch: tuple[Any, ...]) -> Inputs:
 
 
 def _train(
-    state: TrainingState, step: Step, loader: Batches, validation_loader: Batches | None, log: Log, *, progress: bool
+    state: TrainingState, step: Step, loader: Batches, validation_loader: Batches | None, *, progress: bool
 ) -> None:
     """The loop: phases of the gates, epochs, what is measured after each, and what is left in the model at the end."""
     done, gates, options = state.progress, state.gates, state.options
-    with tqdm(total=gates.last_epoch(done.history), initial=done.epoch, unit="epoch", disable=not progress) as bar:
-        while done.epoch < gates.last_epoch(done.history):
+    with shown_progress(gates.last_epoch(done.history), done.epoch, active=progress) as show:
+        while done.epoch < gates.last_epoch(done.history) and not step.called.stopped:
             row: dict[str, Any] = train_epoch(state, step, loader)
             check_alive(step.objective, state.guide, done.epoch + 1, state.kept())
             with state.averaged():
@@ -238,11 +261,11 @@ def _train(
                 row |= _measure(state, validation_loader)
             if options.shrink_below is not None and state.shrink(options.shrink_below):
                 step.follow_shapes()
-            state.finish_epoch(row, log)
+            state.finish_epoch(row)
+            show(done.history[-1])
+            step.called.epoch(done.history[-1])
             if step.interruption.requested:
                 state.stop()
-            bar.set_postfix({k: v if isinstance(v, str) else f"{v:.4g}" for k, v in row.items() if k not in _UNSHOWN})
-            bar.update()
     if state.average is not None:
         state.average.swap()
     state.restore_rates()

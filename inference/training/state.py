@@ -12,7 +12,6 @@ from l0bayes.inference.size.constraint import Constraint
 from l0bayes.inference.size.shrink import shrink, shrink_to, units_left
 from l0bayes.inference.storage.checkpoint import Progress, load_checkpoint, save_checkpoint
 from l0bayes.inference.storage.history import write_history
-from l0bayes.inference.storage.tensorboard import Log
 from l0bayes.inference.system.random_state import random_state
 from l0bayes.inference.training.fingerprint import check_same_run
 from l0bayes.inference.training.fit_options import FitOptions
@@ -158,14 +157,13 @@ class TrainingState:
 
     # -- saving -------------------------------------------------------------------------------------------------
 
-    def finish_epoch(self, row: dict[str, Any], log: Log) -> None:
+    def finish_epoch(self, row: dict[str, Any]) -> None:
         """Notes what was measured, and writes checkpoint and history."""
         done = self.progress
         done.epoch += 1
         done.step, done.sums = 0, {}
         done.history.append({"epoch": float(done.epoch), **row})
         done.epoch_random = random_state(self.generators)
-        log(done.history[-1])
         self.save()
 
     def save(self) -> None:

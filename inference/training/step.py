@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 
+from l0bayes.inference.callbacks.callback import Callbacks, Run
 from l0bayes.inference.data.loaders import rows_in
 from l0bayes.inference.objective.loss import Objective
 from l0bayes.inference.system.interrupt import Interruption
@@ -26,6 +27,9 @@ class Step:
         processes: that train together.
         interruption: whether Ctrl-C was pressed; one in any process counts for all.
         num_data: size of the training set, 1 if nobody knows.
+
+    Attributes:
+        called: tools beside the run, which are told of its steps.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class Step:
         self._processes = processes
         self._num_data = num_data
         self._checked = False
+        self.called = Callbacks((), Run(state.model, state.guide))
         self._compiled = Compiled(self._trained) if state.options.compile else None
         self.follow_shapes()
         state.gates.shapes_changed = self._follow

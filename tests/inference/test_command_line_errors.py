@@ -59,7 +59,7 @@ def test_help(capsys):
         main(["train", "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert all(f"--{name}" in text for name in ("data", "code_cost", "inclusion", "epochs", "config"))
+    assert all(f"--{name}" in text for name in ("data", "code-cost", "gates", "epochs", "config"))
     assert "nats per parameter" in text
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib import colors
 from matplotlib import pyplot as plt
+from matplotlib.collections import LineCollection, PathCollection
 from posterior_guides import classifier
 
 from l0bayes import gate_table
@@ -16,6 +17,8 @@ from l0bayes.posterior.pictures import (
     plot_gate_image,
     plot_gate_probabilities,
     plot_training,
+    plot_training_cost,
+    plot_training_size,
 )
 
 
@@ -79,9 +82,28 @@ def test_training(history, ax):
     (line,) = ax.lines
     assert line.get_xdata().tolist() == [1, 2, 3]
     assert line.get_ydata().tolist() == [90, 30, 10]
-    (other,) = (axes for axes in ax.figure.axes if axes is not ax)
-    assert other.lines[0].get_ydata().tolist() == [18, 9, 5]
-    assert other.get_ylim()[0] == 0
+    assert ax.figure.axes == [ax]
+
+
+def test_the_size_of_the_network(history, ax):
+    assert plot_training_size(history.assign(open_l0=[18, 8, 4]), ax) is ax
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[18, 9, 5], [18, 8, 4]]
+    assert ax.get_ylim()[0] == 0
+    assert ax.figure.axes == [ax]
+
+
+def test_costs_are_shares_of_the_first_epochs_on_one_axis(ax):
+    rows = pd.DataFrame({"epoch": [1, 2], "expected_macs": [8000, 2000], "seconds": [4.0, 1.0], "steps": [2, 2]})
+    assert plot_training_cost(rows, ax) is ax
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[1, 0.25], [1, 0.25]]
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["expected MACs, from 8,000", "measured step, from 2e+03 ms"]
+    assert ax.figure.axes == [ax]
+
+
+def test_phases_are_told_apart(history, ax):
+    plot_training(history.assign(phase=["open", "selecting", "selecting"]), ax)
+    assert [line.get_xdata()[0] for line in ax.lines[1:]] == [1.5]
 
 
 def test_training_without_gates(history, ax):
@@ -147,11 +169,31 @@ def runs():
 def test_frontier(runs, ax):
     references = pd.DataFrame({"name": ["theirs"], "error": [0.014], "parameters": [2e4]})
     assert plot_frontier(runs, ax=ax, references=references) is ax
-    points = [np.asarray(collection.get_offsets()).tolist() for collection in ax.collections]
+    points = [
+        np.asarray(collection.get_offsets()).tolist()
+        for collection in ax.collections
+        if isinstance(collection, PathCollection)
+    ]
     assert points == [[[9e3, 1.0], [1e3, 3.0]], [[5e3, 2.0]], [[2e4, pytest.approx(1.4)]]]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
     assert [text.get_text() for text in ax.texts] == ["theirs"]
     assert ax.get_xscale() == "log"
+
+
+def test_labels_of_the_frontier_do_not_overlap(runs, ax):
+    places = {"name": ["97-71-33", "408-100-69", "219-214-100"], "error": [0.0140, 0.0141, 0.01405]}
+    references = pd.DataFrame(places | {"parameters": [2e3, 2.02e3, 2.01e3]})
+    plot_frontier(runs, ax=ax, references=references)
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert all(not one.count_overlaps([other for other in boxes if other is not one]) for one in boxes)
+
+
+def test_a_bar_spans_the_seeds_and_colours_are_as_given(runs, ax):
+    plot_frontier(runs, ax=ax, colours={"a": "#112233"}, legend=False)
+    (bar,) = (one for one in ax.collections if isinstance(one, LineCollection))
+    assert [point[1] for point in bar.get_segments()[0]] == [1.0, 3.0]
+    assert mpl.colors.to_hex(bar.get_color()[0]) == "#112233"
+    assert ax.get_legend() is None
 
 
 def test_frontier_against_another_cost(runs, ax):

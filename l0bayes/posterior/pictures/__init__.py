@@ -7,7 +7,12 @@ from l0bayes.posterior.pictures.gates import gates_figure, plot_gate_image, plot
 from l0bayes.posterior.pictures.inclusion import plot_inclusion, plot_inclusion_agreement
 from l0bayes.posterior.pictures.model_size import plot_model_size
 from l0bayes.posterior.pictures.model_space import plot_model_space
-from l0bayes.posterior.pictures.training import plot_training, plot_training_cost, training_figure
+from l0bayes.posterior.pictures.training import (
+    plot_training,
+    plot_training_cost,
+    plot_training_size,
+    training_figure,
+)
 
 __all__ = [
     "gates_figure",
@@ -22,5 +27,6 @@ __all__ = [
     "plot_model_space",
     "plot_training",
     "plot_training_cost",
+    "plot_training_size",
     "training_figure",
 ]

@@ -4,8 +4,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from l0bayes.posterior.pictures.style import CLOSED, OPEN, axes_for, plain
+
+_COLUMNS = 3  # of panels; more would not be readable on a page
 
 
 def _rows(table: pd.DataFrame, site: str) -> pd.DataFrame:
@@ -16,7 +19,7 @@ def _rows(table: pd.DataFrame, site: str) -> pd.DataFrame:
 
 
 def plot_gate_probabilities(table: pd.DataFrame, site: str, ax: Axes | None = None) -> Axes:
-    """P(z ≠ 0) of the gates of one site, sorted; open gates in colour.
+    """P(z ≠ 0) of the gates of one site, sorted; those that are open in the finished network in blue, others in grey.
 
     Args:
         table: from :func:`~l0bayes.gate_table`.
@@ -31,7 +34,7 @@ def plot_gate_probabilities(table: pd.DataFrame, site: str, ax: Axes | None = No
     position = np.arange(len(rows))
     colours = np.where(rows["open"], OPEN, CLOSED)
     ax.bar(position, rows["p_nonzero"], width=1.0, color=list(colours))
-    ax.set(xlim=(-0.5, len(rows) - 0.5), ylim=(0, 1), xlabel="gate, sorted", ylabel="P(z ≠ 0)")
+    ax.set(xlim=(-0.5, len(rows) - 0.5), ylim=(0, 1), xlabel="gates, sorted", ylabel="P(z ≠ 0)")
     ax.set_title(f"{site}: {int(rows['open'].sum())} of {len(rows)} open", loc="left", fontsize=10)
     plain(ax)
     return ax
@@ -59,14 +62,14 @@ def plot_gate_image(
     size = 200 / max(shape)
     ax.scatter(x, y, marker="x", s=size, c="white", alpha=0.6, linewidths=0.8)
     ax.set(xticks=[], yticks=[])
-    ax.set_title(f"{site}: P(z ≠ 0), × closed", loc="left", fontsize=10)
+    ax.set_title(f"{site}: P(z ≠ 0) of each pixel, × closed", loc="left", fontsize=10)
     if colorbar:
         ax.figure.colorbar(image, ax=ax, fraction=0.046, pad=0.04)
     return ax
 
 
 def gates_figure(table: pd.DataFrame, image_site: str | None, image_shape: tuple[int, int] | None) -> Figure:
-    """All sites in one figure; the gates on the pixels, if there are any, as an image.
+    """All sites in one figure, which says what its colours are; the gates on the pixels, if any, as an image.
 
     Args:
         table: from :func:`~l0bayes.gate_table`.
@@ -79,11 +82,18 @@ def gates_figure(table: pd.DataFrame, image_site: str | None, image_shape: tuple
     sites = list(table["site"].unique())
     has_image = image_site in sites and image_shape is not None
     panels = len(sites) + (1 if has_image else 0)
-    figure = Figure(figsize=(3.6 * panels, 3.2), layout="constrained")  # no pyplot: no window, nothing to close
-    axes = figure.subplots(1, panels, squeeze=False, gridspec_kw={"wspace": 0.08})
-    remaining = list(axes[0])
+    columns = min(_COLUMNS, panels)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(3.6 * columns, 2.9 * rows + 0.3), layout="constrained")  # no pyplot: nothing to close
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for unused in axes[panels:]:
+        unused.remove()
+    remaining = list(axes[:panels])
     if has_image and image_site is not None and image_shape is not None:
         plot_gate_image(table, image_site, image_shape, remaining.pop(0))
     for site in sites:
         plot_gate_probabilities(table, site, remaining.pop(0))
+    said = {OPEN: "open in the finished network", CLOSED: "closed"}
+    handles = [Patch(color=colour, label=label) for colour, label in said.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
     return figure

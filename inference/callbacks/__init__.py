@@ -1,0 +1,1 @@
+"""Tools beside a run: the protocol, TensorBoard, and a figure that updates."""
