@@ -163,5 +163,5 @@ def scales_of(model: SpikeSlabRegression) -> UnknownScales:
     x, y = data.x.cpu().numpy(), data.y.cpu().numpy()
     noise = None if model.noise_is_unknown else model.scale("noise").item()
     if model.slab is None:
-        return given_slab(x, y, noise, np.full(x.shape[1], model.scale("slab").item()))
+        return given_slab(x, y, noise, np.broadcast_to(model.scale("slab").numpy(), x.shape[1]))
     return relative_slab(x, y, noise, unit_information=model.slab == "unit-information")
