@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from l0bayes.models.set_prior import SetPrior
 from l0bayes.models.spike_slab_regression import SpikeSlabRegression
 
 _NEWTON_STEPS = 25
@@ -50,7 +49,7 @@ class Collapsed(ABC):
             parts = model.parts()
             self.x, self.y, self.gate_of = parts.x, parts.y, parts.gate_of
             self.precision = model.slab_deviation().square().reciprocal()
-            self.prior = SetPrior(parts.inclusion, len(model.groups))
+            self.prior = model.set_prior
         self.unit = torch.eye(self.x.shape[1], dtype=self.x.dtype)
 
     def log_joint(self, gates: Tensor) -> Tensor:

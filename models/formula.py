@@ -20,11 +20,13 @@ class Formula:
         X: columns without the intercept, named, of shape ``(n, p)``.
         y: responses.
         groups: for each column its term: all columns of a category have one gate, and so have those of an interaction.
+        parents: for each interaction the terms of the formula that are part of it, for heredity.
     """
 
     X: pd.DataFrame
     y: pd.Series
     groups: list[str]
+    parents: dict[str, list[str]]
     _spec: Any
 
     def rows(self, data: pd.DataFrame) -> pd.DataFrame:
@@ -50,7 +52,8 @@ def read_formula(formula: str, data: pd.DataFrame, context: Mapping[str, Any] | 
         context: functions and values that the formula names, beside those that formulaic knows.
 
     Returns:
-        Columns, responses and groups, as ``SpikeSlabRegression(it.X, it.y, groups=it.groups)`` takes them.
+        Columns, responses and groups, as ``SpikeSlabRegression(it.X, it.y, groups=it.groups)`` takes them; with
+        ``parents=it.parents`` interactions need what they consist of.
 
     Raises:
         ImportError: if formulaic is not installed.
@@ -75,7 +78,10 @@ def read_formula(formula: str, data: pd.DataFrame, context: Mapping[str, Any] | 
     x = pd.DataFrame(right).drop(columns="Intercept")
     if not x.shape[1]:
         raise DataError(f"formula: {formula!r} has no predictors")
-    return Formula(x, pd.DataFrame(left).iloc[:, 0], [groups[name] for name in x.columns], spec)
+    factors = {str(term): {str(factor) for factor in term.factors} for term in spec.terms if str(term) != "1"}
+    parents = {name: [other for other in factors if factors[other] < own] for name, own in factors.items()}
+    parents = {name: others for name, others in parents.items() if others}
+    return Formula(x, pd.DataFrame(left).iloc[:, 0], [groups[name] for name in x.columns], parents, spec)
 
 
 @contextmanager

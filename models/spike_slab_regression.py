@@ -27,6 +27,8 @@ from l0bayes.models.regression_data import (
     read_offset,
     read_regression_data,
 )
+from l0bayes.models.set_prior import SetPrior
+from l0bayes.models.set_rules import read_rules
 from l0bayes.models.slab_options import LikelihoodName, SlabName, checked_slab_scale, default_slab
 from l0bayes.owned_module import OwnedModule
 
@@ -65,6 +67,9 @@ class SpikeSlabRegression(OwnedModule):
             which makes the one of all gates a latent variable, site ``"inclusion"``.
         expected_open: that probability given as the number of gates that are open on average, instead.
         groups: for each column the name of its group, whose columns share a gate; each has its own if ``None``.
+        always: names of gates that are open in every set, with the slab that all have; for ``"exact"`` and ``"gibbs"``.
+        parents: for some gates the names of those that must be open for them to be, as those of an interaction
+            (strong heredity); ``inclusion`` of such a gate is given that they are. For ``"exact"`` and ``"gibbs"``.
         offset: a known part of the linear predictor of each row, of shape ``(n,)``.
         exposure: of counts, > 0, of shape ``(n,)``: its logarithm is an offset; for ``"poisson"``.
 
@@ -87,6 +92,8 @@ class SpikeSlabRegression(OwnedModule):
         inclusion: Any = None,
         expected_open: float | None = None,
         groups: Sequence[Any] | None = None,
+        always: Sequence[str] | None = None,
+        parents: Mapping[str, Sequence[str]] | None = None,
         offset: Any = None,
         exposure: Any = None,
     ) -> None:
@@ -108,6 +115,7 @@ class SpikeSlabRegression(OwnedModule):
         self.num_data = len(data.y)
         self.has_offset = known is not None
         self.groups, gate_of = read_groups(data.names, groups)
+        self._rules = read_rules(self.groups, always, parents)
         spread = data.x.square().mean(0).sqrt()
         given = 0.5 if inclusion is None and expected_open is None else inclusion
         self._inclusion_prior = read_inclusion(given, expected_open, len(self.groups))
@@ -170,6 +178,16 @@ class SpikeSlabRegression(OwnedModule):
         """What methods that integrate the coefficients out start from."""
         return Parts(self._x, self._y, self._x_mean, self._spread, self._gate_of, self._inclusion_prior, self._offset)
 
+    @property
+    def set_prior(self) -> SetPrior:
+        """The prior over sets of open gates."""
+        return SetPrior(self._inclusion_prior, len(self.groups), self._rules)
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether some gates are always open, or need others."""
+        return self._rules is not None
+
     def scale(self, name: Literal["noise", "slab"]) -> Tensor:
         """Standard deviation of the noise or of the slab, given or as learned so far.
 
@@ -216,6 +234,10 @@ class SpikeSlabRegression(OwnedModule):
     @pyro_method
     def sample_latents(self) -> dict[str, Tensor]:
         """Draws gates and slabs, the latter in units of the scaled columns; and the inclusion, if it is unknown."""
+        if self.has_rules:
+            raise ValueError(
+                "always= and parents= are for infer_inclusion with 'exact' or 'gibbs'; guides know no rules"
+            )
         inclusion: Any = self._inclusion_prior
         if isinstance(inclusion, Beta):
             concentrations = (getattr(inclusion, f"concentration{which}").squeeze().to(self._x) for which in (1, 0))

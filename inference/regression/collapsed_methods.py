@@ -18,7 +18,6 @@ from l0bayes.models.laplace_average import LaplaceAverage
 from l0bayes.models.laplace_enumeration import enumerate_modes
 from l0bayes.models.model_average import ModelAverage, average_of
 from l0bayes.models.set_average import SetAverage
-from l0bayes.models.set_prior import SetPrior
 from l0bayes.models.unknown_scales import scales_of
 
 _OFF = 0.1  # an error that must not go without a warning
@@ -28,7 +27,7 @@ _TOP = 10  # models that are named
 
 def by_enumeration(model: SpikeSlabRegression) -> InclusionPosterior:
     """All sets of gates of a linear regression, with everything unknown integrated out."""
-    scales, prior = scales_of(model), SetPrior(model.parts().inclusion, len(model.groups))
+    scales, prior = scales_of(model), model.set_prior
     gate_of = model.parts().gate_of.cpu().numpy()
     found = enumerate_sets(scales, prior, gate_of)
     average = average_of(found, model.regression_data, groups=model.groups, gate_of=gate_of, scales=scales, prior=prior)
@@ -54,7 +53,7 @@ def by_enumeration(model: SpikeSlabRegression) -> InclusionPosterior:
 
 def by_laplace(model: SpikeSlabRegression) -> InclusionPosterior:
     """All sets of gates of a logistic or Poisson regression, their marginal likelihoods by Laplace's method."""
-    regression, prior = LaplaceRegression(model), SetPrior(model.parts().inclusion, len(model.groups))
+    regression, prior = LaplaceRegression(model), model.set_prior
     gate_of = model.parts().gate_of.cpu().numpy()
     found = enumerate_modes(regression, prior, GateMembers(gate_of))
     average = LaplaceAverage(
@@ -89,7 +88,7 @@ def by_laplace(model: SpikeSlabRegression) -> InclusionPosterior:
 
 def by_gibbs(model: SpikeSlabRegression, chains: int | None, steps: int, seed: int) -> InclusionPosterior:
     """Chains over sets of gates, with everything unknown integrated out or sampled."""
-    prior = SetPrior(model.parts().inclusion, len(model.groups))
+    prior = model.set_prior
     gate_of = model.parts().gate_of.cpu().numpy()
     members = GateMembers(gate_of)
     sampling = partial(

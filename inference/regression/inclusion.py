@@ -81,6 +81,8 @@ def infer_inclusion(
         _check_exact(model)
         found = by_enumeration(model) if model.likelihood == "gaussian" else by_laplace(model)
     else:
+        if model.has_rules:
+            raise ValueError(f"always= and parents= need method='exact' or 'gibbs'; got {chosen!r}")
         found = by_importance(model, chosen, starts, draws, seed)
     for diagnostic in found.diagnostics:
         warnings.warn(f"infer_inclusion, method={chosen!r}: {diagnostic}", UntrustedPosteriorWarning, stacklevel=3)
