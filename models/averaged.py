@@ -85,7 +85,8 @@ class Averaged(ABC):
     def scales(self) -> pd.DataFrame:
         """Posteriors of what is unknown beside the coefficients: rows ``noise_scale``, ``slab_scale``, ``inclusion``.
 
-        ``slab_scale``, where it is unknown, is in units of the noise per standard deviation of a column; ``inclusion``
+        ``slab_scale``, where it is unknown, is in units of the noise per standard deviation of a column, or, if it was
+        learned as a point, per unit of the columns; ``inclusion``
         is the prior probability, where that has a Beta prior. Columns ``mean``, ``sd``, ``low``, ``median``, ``high``
         (95 %).
         """

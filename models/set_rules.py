@@ -30,7 +30,7 @@ class SetRules:
 
     def left_to_chance(self, inside: Arr) -> Arr:
         """Gates that a set leaves to chance, of shape ``(sets, gates)``."""
-        return (self._missing(inside) == 0) & ~self.always
+        return np.asarray((self._missing(inside) == 0) & ~self.always)
 
     def possible(self, inside: Arr) -> Arr:
         """Whether sets are possible, of shape ``(sets,)``."""
@@ -38,14 +38,14 @@ class SetRules:
 
     def removable(self, inside: Arr) -> Arr:
         """Gates that may be closed, of shape ``(sets, gates)``: not always open, and without open children."""
-        return (inside > 0) & ~(inside.astype(float) @ self.parents > 0) & ~self.always
+        return np.asarray((inside > 0) & ~(inside.astype(float) @ self.parents > 0) & ~self.always)
 
     def completed(self, inside: Arr) -> Arr:
         """Sets with what is always open, and with all that their gates need."""
         found = inside | self.always
         for _ in range(len(self.always)):
             found = found | (found.astype(float) @ self.parents > 0)
-        return found
+        return np.asarray(found)
 
     def log_prob(self, inside: Arr, probs: Arr | None, concentrations: tuple[float, float]) -> Arr:
         """Log-probabilities of sets, of shape ``(sets,)``.
