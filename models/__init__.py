@@ -1,6 +1,7 @@
 """Networks and likelihoods for use with l0bayes. Imports l0bayes, never l0bayes.inference."""
 
 from l0bayes.models.exact_posterior import exact_inclusion, exact_posterior
+from l0bayes.models.formula import Formula, read_formula
 from l0bayes.models.lenet5 import LeNet5
 from l0bayes.models.likelihood import Classifier, Regressor
 from l0bayes.models.mlp import MLP
@@ -11,6 +12,7 @@ from l0bayes.models.wide_resnet import WideResNet
 __all__ = [
     "MLP",
     "Classifier",
+    "Formula",
     "LeNet5",
     "LossLikelihood",
     "Regressor",
@@ -18,4 +20,5 @@ __all__ = [
     "WideResNet",
     "exact_inclusion",
     "exact_posterior",
+    "read_formula",
 ]

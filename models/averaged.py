@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from l0bayes.errors import DataError
 from l0bayes.models.prediction_data import read_new_rows
+from l0bayes.models.regression_data import read_offset
 from l0bayes.models.set_average import SetAverage
 
 Arr = np.ndarray
@@ -83,7 +85,8 @@ class Averaged(ABC):
     def scales(self) -> pd.DataFrame:
         """Posteriors of what is unknown beside the coefficients: rows ``noise_scale``, ``slab_scale``, ``inclusion``.
 
-        ``slab_scale``, where it is unknown, is in units of the noise per standard deviation of a column; ``inclusion``
+        ``slab_scale``, where it is unknown, is in units of the noise per standard deviation of a column, or, if it was
+        learned as a point, per unit of the columns; ``inclusion``
         is the prior probability, where that has a Beta prior. Columns ``mean``, ``sd``, ``low``, ``median``, ``high``
         (95 %).
         """
@@ -96,13 +99,23 @@ class Averaged(ABC):
                 rows[name] = {"mean": values.mean(), "sd": values.std(), "low": low, "median": median, "high": high}
         return pd.DataFrame(rows).T
 
-    def predict(self, X_new: Any, interval: float | None = 0.95, *, noise: bool = True) -> pd.DataFrame:  # noqa: N803
+    def predict(
+        self,
+        X_new: Any,  # noqa: N803
+        interval: float | None = 0.95,
+        *,
+        noise: bool = True,
+        offset: Any = None,
+        exposure: Any = None,
+    ) -> pd.DataFrame:
         """Model-averaged predictions.
 
         Args:
             X_new: predictors of new rows, of shape ``(rows, p)``; columns of a data frame go by their names.
             interval: level of the intervals; ``None`` for none.
             noise: whether intervals are for responses (the posterior predictive) or for their means.
+            offset: of the new rows, where the regression has one.
+            exposure: of the new rows, where the regression has one.
 
         Returns:
             A row a row: ``mean``, ``sd``, and ``low`` and ``high`` of a central interval, by draws of sets, scales and
@@ -110,20 +123,28 @@ class Averaged(ABC):
             exactly over what was found.
 
         Raises:
-            DataError: if they are not finite numbers, or columns are missing.
+            DataError: if they are not finite numbers, or columns or offsets are missing.
             ValueError: if ``interval`` is out of range, or the method has no sets to average over.
         """
         tail = None if interval is None else _tail("interval", interval)
         average = self._average()
         x, index = read_new_rows(X_new, average.data.names)
         centred = x - average.data.x_mean.numpy()
+        known = read_offset(X_new, offset, exposure, len(x))
+        if (known is None) != (average.data.offset is None):
+            raise DataError(
+                "offset or exposure must be given: the regression has one"
+                if known is None
+                else "offset and exposure must not be given: the regression has none"
+            )
+        shift = np.zeros(len(x)) if known is None else known.numpy()
         draws, rng = average.standard_draws, np.random.default_rng(0)
         slopes = draws.coefficient.reshape(-1, x.shape[1])
         spread = None if draws.noise is None else draws.noise.ravel()
         parts = []
         for start in range(0, len(x), _ROWS):
             rows = x[start : start + _ROWS]
-            output = rows @ slopes.T + draws.intercept.ravel()
+            output = rows @ slopes.T + draws.intercept.ravel() + shift[start : start + _ROWS, None]
             means = average.expected(output)
             drawn = average.replicate(output, spread, rng) if noise else means
             found = {"mean": means.mean(1), "sd": drawn.std(1)}
@@ -132,7 +153,7 @@ class Averaged(ABC):
             parts.append(pd.DataFrame(found))
         table = pd.concat(parts, ignore_index=True)
         if draws.noise is not None:  # of a linear predictor the mean is known without draws
-            table["mean"] = average.data.y_mean + centred @ self.moments["mean"].to_numpy()
+            table["mean"] = shift + average.data.y_mean + centred @ self.moments["mean"].to_numpy()
         return table if index is None else table.set_axis(index)
 
     # -- sets ---------------------------------------------------------------------------------------------------
@@ -224,9 +245,10 @@ class Averaged(ABC):
         posterior = {"included": draws.included.astype(np.int8), "coefficient": draws.coefficient}
         posterior |= {"intercept": draws.intercept}
         posterior |= {name: values for name, values in known.items() if values is not None}
-        x = average.data.x.numpy() + average.data.x_mean.numpy()
-        y = average.data.y.numpy() + average.data.y_mean
-        output = draws.coefficient @ x.T + draws.intercept[..., None]
+        x, y = average.data.observed
+        shift = 0.0 if average.data.offset is None else average.data.offset.numpy()
+        y = y + shift if draws.noise is not None else y  # that of Gaussian responses was taken off them
+        output = draws.coefficient @ x.T + draws.intercept[..., None] + shift
         noise = None if draws.noise is None else draws.noise[..., None]
         groups = {
             "posterior": posterior,

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from l0bayes.models.set_prior import SetPrior
 from l0bayes.models.spike_slab_regression import SpikeSlabRegression
 
 _NEWTON_STEPS = 25
@@ -50,7 +49,7 @@ class Collapsed(ABC):
             parts = model.parts()
             self.x, self.y, self.gate_of = parts.x, parts.y, parts.gate_of
             self.precision = model.slab_deviation().square().reciprocal()
-            self.prior = SetPrior(parts.inclusion, len(model.groups))
+            self.prior = model.set_prior
         self.unit = torch.eye(self.x.shape[1], dtype=self.x.dtype)
 
     def log_joint(self, gates: Tensor) -> Tensor:
@@ -105,6 +104,10 @@ class CollapsedLaplace(Collapsed):
         self._poisson = model.likelihood == "poisson"
         with torch.no_grad():
             self._start = float(model.intercept)
+            self._offset = model.parts().offset
+
+    def _output(self, intercept: Tensor, beta: Tensor) -> Tensor:
+        return self._offset + intercept[:, None] + beta @ self.x.T
 
     def _log_lik(self, output: Tensor) -> Tensor:
         if self._poisson:
@@ -120,7 +123,7 @@ class CollapsedLaplace(Collapsed):
         inside = torch.cat([inside.new_ones(len(inside), 1), inside], 1)
         outside = torch.diag_embed(1 - inside)
         for _ in range(_NEWTON_STEPS):
-            mean, weight = self._moments(intercept[:, None] + beta @ self.x.T)
+            mean, weight = self._moments(self._output(intercept, beta))
             full = torch.cat([intercept[:, None], beta], 1)
             gradient = inside * ((self.y - mean) @ design - precision * full)
             hessian = torch.einsum("mn,ni,nj->mij", weight, design, design) + torch.diag(precision)
@@ -131,7 +134,7 @@ class CollapsedLaplace(Collapsed):
             intercept, beta = intercept + step[:, 0], beta + step[:, 1:]
             if float(size.max()) < _CONVERGED:
                 break
-        return intercept, beta, self._moments(intercept[:, None] + beta @ self.x.T)[1]
+        return intercept, beta, self._moments(self._output(intercept, beta))[1]
 
     def _moments(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Means of the responses and their variances, which are −ℓ″ under these links."""
@@ -162,7 +165,7 @@ class CollapsedLaplace(Collapsed):
         factor = torch.linalg.cholesky(self.unit + scaled)
         log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + weight.sum(-1).log()
         penalty = 0.5 * (self.precision * beta.square()).sum(-1)
-        log_lik = self._log_lik(intercept[:, None] + beta @ self.x.T)
+        log_lik = self._log_lik(self._output(intercept, beta))
         deviation = torch.cholesky_inverse(factor).diagonal(dim1=-2, dim2=-1).sqrt()
         log_marginal = log_lik - penalty - 0.5 * log_det + 0.5 * math.log(2 * math.pi)
         return log_marginal, beta, root * deviation * inside

@@ -43,20 +43,20 @@ class GateMembers:
     @cached_property
     def sizes(self) -> Arr:
         """Columns of each gate, of shape ``(gates + 1,)``."""
-        return (self.columns < self.p).sum(1)
+        return np.asarray((self.columns < self.p).sum(1))
 
     def in_blocks(self, values: Arr) -> Arr:
         """Values of columns, of shape ``(m, p + 1)``, as those of gates, of shape ``(m, gates + 1, width)``."""
-        return values[..., None] if self.single else values[:, self.columns]
+        return np.asarray(values[..., None] if self.single else values[:, self.columns])
 
     def by_column(self, blocks: Arr) -> Arr:
         """Values of gates, of shape ``(m, gates + 1, width)``, as those of columns, of shape ``(m, p)``."""
         if self.single:
-            return blocks[:, :-1, 0]
+            return np.asarray(blocks[:, :-1, 0])
         return np.asarray(blocks[:, self.gate_of[:-1], self.place])
 
     def slots_of(self, gates: Arr) -> Arr:
         """Columns of sets of gates: of 0/1 ``gates``, of shape ``(sets, gates)``, ``(sets, slots)`` padded with p."""
         inside = gates[:, self.gate_of[:-1]] > 0
         slots = np.sort(np.where(inside, np.arange(self.p), self.p), axis=1)
-        return slots[:, : max(int(inside.sum(1).max(initial=0)), 1)]
+        return np.asarray(slots[:, : max(int(inside.sum(1).max(initial=0)), 1)])

@@ -48,6 +48,7 @@ class LaplaceRegression:
         precision: prior precisions of their coefficients, of shape ``(p + 1,)``; 1 for the last.
         units: what turns coefficients into the user's, of shape ``(p,)``.
         y: responses.
+        offset: known parts of the linear predictors.
     """
 
     def __init__(self, model: SpikeSlabRegression) -> None:
@@ -56,7 +57,7 @@ class LaplaceRegression:
         self.rows = np.concatenate([x.T, np.zeros((1, len(x)))])
         self.precision = np.append(1 / model.slab_deviation().detach().cpu().numpy() ** 2, 1.0)
         self.units = 1 / parts.spread.cpu().numpy()
-        self.y = parts.y.cpu().numpy()
+        self.y, self.offset = parts.y.cpu().numpy(), parts.offset.cpu().numpy()
         self.poisson = model.likelihood == "poisson"
         self._start = float(model.intercept.detach())
 
@@ -122,7 +123,7 @@ class LaplaceRegression:
         return self._about(theta, z, penalty, output, slots)
 
     def _at(self, theta: Arr, z: Arr, penalty: Arr) -> tuple[Arr, Arr]:
-        output = (theta[:, None] @ z)[:, 0]
+        output = self.offset + (theta[:, None] @ z)[:, 0]
         with np.errstate(over="ignore"):
             value = self.log_lik(output).sum(1)
         return output, value - 0.5 * (penalty * theta**2).sum(1)

@@ -58,7 +58,7 @@ class LaplaceAverage(SetAverage):
     def log_lik(self, y: Arr, output: Arr, noise: Arr | None) -> Arr:
         """Log-probabilities of the responses that were observed."""
         del y, noise
-        return self.regression.log_lik(output) + self.regression.constants
+        return np.asarray(self.regression.log_lik(output) + self.regression.constants)
 
     # -- single sets --------------------------------------------------------------------------------------------
 

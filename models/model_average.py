@@ -35,8 +35,21 @@ class ModelAverage(SetAverage):
 
     @property
     def slab_is_unknown(self) -> bool:
-        """Whether the slab's scale is integrated."""
-        return self.scales.noise != "absolute" and len(self.scales.levels) > 1
+        """Whether the slab's scale is integrated, or was learned."""
+        return self.scales.noise != "absolute" and (len(self.scales.levels) > 1 or self.scales.learned)
+
+    @cached_property
+    def level_probs(self) -> Arr:
+        """Posterior probabilities of the values of λ, averaged over the sets, of shape ``(levels,)``."""
+        slots, weights = self.slots.reshape(-1, self.slots.shape[-1]), self.weights.ravel() / len(self.weights)
+        distinct, which = np.unique(slots, axis=0, return_inverse=True)
+        share = np.bincount(which.ravel(), weights, len(distinct))
+        total = np.zeros(len(self.scales.levels))
+        for start in range(0, len(distinct), _CHUNK):
+            joint = log_levels(self.scales, self.products, distinct[start : start + _CHUNK])
+            probs = np.exp(joint - np.logaddexp.reduce(joint, axis=1)[:, None])
+            total += share[start : start + _CHUNK] @ probs
+        return total
 
     def draws_of(self, slots: Arr, levels: Arr, rng: np.random.Generator) -> tuple[Arr, Arr, Arr | None, Arr | None]:
         """Draws of coefficients, intercept, noise and slab, given sets and numbers of λ."""

@@ -25,6 +25,8 @@ class RegressionData:
         x_mean: what was taken off the columns, of shape ``(p,)``.
         y_mean: what was taken off the responses.
         names: of the columns.
+        offset: what is known of the linear predictor of each row, of shape ``(n,)``; ``None`` if nothing is. Of
+            Gaussian responses it was taken off them.
     """
 
     x: Tensor
@@ -32,6 +34,12 @@ class RegressionData:
     x_mean: Tensor
     y_mean: float
     names: tuple[str, ...]
+    offset: Tensor | None = None
+
+    @property
+    def observed(self) -> tuple[np.ndarray, np.ndarray]:
+        """Predictors and responses, but for an offset taken off, as they were given."""
+        return (self.x + self.x_mean).numpy(), (self.y + self.y_mean).numpy()
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Parts:
         spread: their standard deviations.
         gate_of: for each column the number of its gate.
         inclusion: prior probabilities of the gates, or the Beta prior of the one that all share.
+        offset: known parts of the linear predictors, of shape ``(n,)``.
     """
 
     x: Tensor
@@ -53,13 +62,15 @@ class Parts:
     spread: Tensor
     gate_of: Tensor
     inclusion: Tensor | Beta
+    offset: Tensor
 
 
 def read_regression_data(X: Any, y: Any) -> RegressionData:  # noqa: N803
     """Reads and checks data.
 
     Args:
-        X: predictors, of shape ``(n, p)``: an array, a tensor or a data frame, whose columns have names.
+        X: predictors, of shape ``(n, p)``: an array, a tensor, a sparse matrix of SciPy's, or a data frame, whose
+            columns have names.
         y: responses, of shape ``(n,)``. A series beside a data frame goes by its index, in whatever order it is.
 
     Returns:
@@ -69,7 +80,7 @@ def read_regression_data(X: Any, y: Any) -> RegressionData:  # noqa: N803
         DataError: if they are not numbers, not finite, of shapes that do not go together, or a column is constant; or
             if the indices of ``X`` and ``y`` differ.
     """
-    y = _aligned(X, y)
+    y = aligned("y", X, y)
     names = tuple(map(str, X.columns)) if isinstance(X, pd.DataFrame) else None
     x, response = read_numbers("X", X), read_numbers("y", y)
     if x.dim() != 2 or 0 in x.shape:  # noqa: PLR2004
@@ -88,18 +99,46 @@ def read_regression_data(X: Any, y: Any) -> RegressionData:  # noqa: N803
     return RegressionData(centred, response - response.mean(), means, float(response.mean()), names)
 
 
-def _aligned(x: Any, y: Any) -> Any:
-    """The responses in the order of the rows, where both have an index."""
-    if not isinstance(x, pd.DataFrame) or not isinstance(y, pd.Series) or len(x) != len(y) or x.index.equals(y.index):
-        return y
-    by_position = "To go by position, pass y.to_numpy()"
-    if not (x.index.is_unique and y.index.is_unique):
-        raise DataError(f"y: its index differs from that of X, and labels occur more than once. {by_position}")
-    if len(missing := x.index.difference(y.index)):
+def read_offset(X: Any, offset: Any, exposure: Any, rows: int) -> Tensor | None:  # noqa: N803
+    """Known parts of linear predictors: an offset, and the logarithm of an exposure.
+
+    Args:
+        X: predictors; values with an index go by theirs.
+        offset: of each row, or ``None``.
+        exposure: of each row, > 0, or ``None``.
+        rows: how many there must be.
+
+    Raises:
+        DataError: if they are not finite numbers, of another shape, or an exposure is not positive.
+    """
+    total = None
+    for name, values in (("offset", offset), ("exposure", exposure)):
+        if values is None:
+            continue
+        read = read_numbers(name, aligned(name, X, values))
+        if read.shape != (rows,):
+            raise DataError(f"{name} must be of shape ({rows},), a number for each row; got {tuple(read.shape)}")
+        if name == "exposure":
+            if float(read.min()) <= 0:
+                raise DataError(f"exposure must be > 0; got {float(read.min())}. Leave out rows that were not exposed")
+            read = read.log()
+        total = read if total is None else total + read
+    return total
+
+
+def aligned(name: str, x: Any, values: Any) -> Any:
+    """Values in the order of the rows, where both have an index."""
+    indexed = isinstance(x, pd.DataFrame) and isinstance(values, pd.Series)
+    if not indexed or len(x) != len(values) or x.index.equals(values.index):
+        return values
+    by_position = f"To go by position, pass {name}.to_numpy()"
+    if not (x.index.is_unique and values.index.is_unique):
+        raise DataError(f"{name}: its index differs from that of X, and labels occur more than once. {by_position}")
+    if len(missing := x.index.difference(values.index)):
         raise DataError(
-            f"y: its index lacks {missing[0]!r}, a row of X. Align them, as by y.loc[X.index]. {by_position}"
+            f"{name}: its index lacks {missing[0]!r}, a row of X. Align them, as by {name}.loc[X.index]. {by_position}"
         )
-    return y.loc[x.index]
+    return values.loc[x.index]
 
 
 def read_numbers(name: str, values: Any) -> Tensor:
@@ -112,10 +151,14 @@ def read_numbers(name: str, values: Any) -> Tensor:
     Raises:
         DataError: if they are none.
     """
+    if hasattr(values, "toarray"):  # a sparse matrix: centred columns are dense anyway
+        values = values.toarray()
     try:
         array = np.array(values.detach().cpu().numpy() if isinstance(values, Tensor) else values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{name} must hold numbers only: {error}. Encode categories first") from error
+        raise DataError(
+            f"{name} must hold numbers only: {error}. Encode categories first, as read_formula does"
+        ) from error
     if not np.isfinite(array).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise DataError(f"{name} must be finite; {array[where]} at {where}. Remove those rows or impute them")

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.distributions import Beta
 
 from l0bayes.distributions.prior_inclusion import log_prob_of_size
+from l0bayes.models.set_rules import SetRules
 
 
 class SetPrior:
@@ -14,14 +15,17 @@ class SetPrior:
     Args:
         inclusion: probabilities of the gates, of shape ``(gates,)``; or the Beta prior of the one that all share.
         gates: how many there are.
+        rules: for sets, if there are any.
 
     Attributes:
         inclusion: as given.
         gates: how many there are.
+        rules: as given.
     """
 
-    def __init__(self, inclusion: Tensor | Beta, gates: int) -> None:
+    def __init__(self, inclusion: Tensor | Beta, gates: int, rules: SetRules | None = None) -> None:
         self.inclusion = inclusion
+        self.rules = rules
         self.gates = gates
         self._concentrations = (0.0, 0.0)
         if isinstance(inclusion, Beta):
@@ -33,8 +37,21 @@ class SetPrior:
         return isinstance(self.inclusion, Beta)
 
     @property
+    def _given(self) -> np.ndarray | None:
+        return None if isinstance(self.inclusion, Beta) else self.inclusion.numpy()
+
+    @property
+    def always(self) -> np.ndarray:
+        """Whether each gate is always open, of shape ``(gates,)``."""
+        return np.zeros(self.gates, dtype=bool) if self.rules is None else self.rules.always
+
+    def removable(self, inside: np.ndarray) -> np.ndarray:
+        """Which gates may be closed, of shape ``(sets, gates)``."""
+        return inside if self.rules is None else self.rules.removable(inside)
+
+    @property
     def probs(self) -> Tensor:
-        """Prior probability of each gate, of shape ``(gates,)``."""
+        """Prior probability of each gate, but for rules, of shape ``(gates,)``."""
         if isinstance(self.inclusion, Beta):
             return torch.full((self.gates,), float(self.inclusion.mean), dtype=torch.float64)
         return self.inclusion
@@ -45,6 +62,8 @@ class SetPrior:
         Of probabilities in place of 0 and 1 it is what mean field has for E log p(γ) − KL(q(π) ‖ p(π)), where q(π) is
         the best there is.
         """
+        if self.rules is not None:
+            return torch.as_tensor(self.rules.log_prob(gates.numpy(), self._given, self._concentrations))
         if isinstance(self.inclusion, Beta):
             return log_prob_of_size(self.inclusion, gates.sum(-1), self.gates)
         return gates @ torch.logit(self.inclusion) + torch.log1p(-self.inclusion).sum()
@@ -70,6 +89,8 @@ class SetPrior:
         Returns:
             Of shape ``(sets, gates)``, or ``(gates,)`` where they do not depend on the others.
         """
+        if self.rules is not None:
+            return self.rules.log_odds(inside, self._given, self._concentrations)
         if isinstance(self.inclusion, Beta):
             a, b = self._concentrations
             others = count[:, None] - inside

@@ -18,19 +18,20 @@ from l0bayes.checks import check_inputs
 from l0bayes.distributions import SpikeAndSlabPrior
 from l0bayes.distributions.prior_inclusion import read_inclusion
 from l0bayes.errors import DataError
+from l0bayes.models.guided_coefficients import guided_coefficients
 from l0bayes.models.regression_data import (
     Parts,
     RegressionData,
     check_response,
     read_groups,
+    read_offset,
     read_regression_data,
 )
+from l0bayes.models.set_prior import SetPrior
+from l0bayes.models.set_rules import read_rules
+from l0bayes.models.slab_options import LikelihoodName, SlabName, checked_slab_scale, default_slab
 from l0bayes.owned_module import OwnedModule
 
-LikelihoodName = Literal["gaussian", "bernoulli", "poisson"]
-SlabName = Literal["zellner-siow", "unit-information", "learned"]
-
-_DRAWS = 20_000  # for intervals
 _LARGEST_RATE = 30.0  # log of a Poisson mean, beyond which a draw would overflow
 
 
@@ -51,12 +52,13 @@ class SpikeSlabRegression(OwnedModule):
     for ``"gaussian"`` all is centred instead, as in :func:`~l0bayes.models.exact_posterior`.
 
     Args:
-        X: predictors, of shape ``(n, p)``: an array, a tensor or a data frame, whose columns have names.
+        X: predictors, of shape ``(n, p)``: an array, a tensor, a sparse matrix, or a data frame, whose columns have
+            names; of formulas and categories, see :func:`~l0bayes.models.read_formula`.
         y: responses, of shape ``(n,)``: real, 0 and 1, or counts.
         likelihood: ``"gaussian"``; ``"bernoulli"`` with a logistic, ``"poisson"`` with a log link.
         noise_scale: standard deviation of the noise, for ``"gaussian"``; unknown if ``None``.
         slab_scale: prior standard deviation of a coefficient that is there, in the units of ``X`` and ``y``, the same
-            for all columns; by ``slab`` if ``None``.
+            for all columns or one for each; by ``slab`` if ``None``.
         slab: how wide it is then: ``"zellner-siow"``, v unknown, the default for ``"gaussian"``;
             ``"unit-information"``, v = 1, the default for the others, where σ² is one over the variance of y at its
             mean, Bernoulli's or Poisson's; ``"learned"``, one width in the units of ``X`` and ``y`` for all columns, as
@@ -65,6 +67,11 @@ class SpikeSlabRegression(OwnedModule):
             which makes the one of all gates a latent variable, site ``"inclusion"``.
         expected_open: that probability given as the number of gates that are open on average, instead.
         groups: for each column the name of its group, whose columns share a gate; each has its own if ``None``.
+        always: names of gates that are open in every set, with the slab that all have; for ``"exact"`` and ``"gibbs"``.
+        parents: for some gates the names of those that must be open for them to be, as those of an interaction
+            (strong heredity); ``inclusion`` of such a gate is given that they are. For ``"exact"`` and ``"gibbs"``.
+        offset: a known part of the linear predictor of each row, of shape ``(n,)``.
+        exposure: of counts, > 0, of shape ``(n,)``: its logarithm is an offset; for ``"poisson"``.
 
     Raises:
         DataError: if the data are not finite, shapes differ, a column is constant, or ``y`` does not suit the
@@ -80,33 +87,35 @@ class SpikeSlabRegression(OwnedModule):
         *,
         likelihood: LikelihoodName = "gaussian",
         noise_scale: float | None = None,
-        slab_scale: float | None = None,
+        slab_scale: Any = None,
         slab: SlabName | None = None,
         inclusion: Any = None,
         expected_open: float | None = None,
         groups: Sequence[Any] | None = None,
+        always: Sequence[str] | None = None,
+        parents: Mapping[str, Sequence[str]] | None = None,
+        offset: Any = None,
+        exposure: Any = None,
     ) -> None:
         super().__init__()
         if likelihood not in get_args(LikelihoodName):
             raise ValueError(f"likelihood must be one of {', '.join(get_args(LikelihoodName))}; got {likelihood!r}")
         data = read_regression_data(X, y)
         check_response(data, likelihood)
-        if likelihood != "gaussian" and noise_scale is not None:
-            raise ValueError(f"noise_scale is for likelihood='gaussian'; got {noise_scale} with {likelihood!r}")
-        for name, scale in (("noise_scale", noise_scale), ("slab_scale", slab_scale)):
-            if scale is not None and not 0 < scale < math.inf:
-                raise ValueError(f"{name} must be finite and > 0, or None to learn it; got {scale}")
-        if slab is not None and slab_scale is not None:
-            raise ValueError(f"give slab_scale or slab, not both; got {slab_scale} and {slab!r}")
-        if slab == "zellner-siow" and likelihood != "gaussian":
-            raise ValueError(
-                f"slab='zellner-siow' is for likelihood='gaussian'; take 'unit-information' for {likelihood!r}"
-            )
+        slab_scale = checked_slab_scale(likelihood, noise_scale, slab_scale, slab, len(data.names))
+        if exposure is not None and likelihood != "poisson":
+            raise ValueError(f"exposure is for likelihood='poisson'; give an offset for {likelihood!r}")
+        known = read_offset(X, offset, exposure, len(data.y))
+        if likelihood == "gaussian" and known is not None:
+            data = read_regression_data(X, data.y + data.y_mean - known)
+            check_response(data, likelihood)
         self.likelihood = likelihood
-        self.slab: SlabName | None = slab if slab_scale is not None or slab is not None else _default_slab(likelihood)
+        self.slab: SlabName | None = slab if slab_scale is not None or slab is not None else default_slab(likelihood)
         self.names = data.names
         self.num_data = len(data.y)
+        self.has_offset = known is not None
         self.groups, gate_of = read_groups(data.names, groups)
+        self._rules = read_rules(self.groups, always, parents)
         spread = data.x.square().mean(0).sqrt()
         given = 0.5 if inclusion is None and expected_open is None else inclusion
         self._inclusion_prior = read_inclusion(given, expected_open, len(self.groups))
@@ -116,6 +125,7 @@ class SpikeSlabRegression(OwnedModule):
             ("_y", data.y + data.y_mean),
             ("_x_mean", data.x_mean),
             ("_spread", spread),
+            ("_offset", torch.zeros(len(data.y), dtype=torch.float64) if known is None else known),
         ):
             self.register_buffer(name, value, persistent=False)
         self.unknown = nn.Module()
@@ -133,6 +143,8 @@ class SpikeSlabRegression(OwnedModule):
                 unknown.log_noise = nn.Parameter(torch.tensor(math.log(deviation), dtype=torch.float64))
         else:
             mean = (data.y_mean * self.num_data + 0.5) / (self.num_data + 1)
+            if self.likelihood == "poisson":  # counts per exposure
+                mean = mean / float(self._offset.exp().mean())
             start = math.log(mean) if self.likelihood == "poisson" else math.log(mean / (1 - mean))
             unknown.intercept = nn.Parameter(torch.tensor(start, dtype=torch.float64))
             self._slab_unit = (mean if self.likelihood == "poisson" else mean * (1 - mean)) ** -0.5
@@ -143,27 +155,47 @@ class SpikeSlabRegression(OwnedModule):
     # -- what it consists of ------------------------------------------------------------------------------------
 
     @property
-    def data(self) -> tuple[Tensor, Tensor]:
-        """All predictors and responses, in the user's units: a batch for ``fit(model, guide, [model.data])``."""
-        return self._x * self._spread + self._x_mean, self._y
+    def data(self) -> tuple[Tensor, ...]:
+        """All predictors and responses, in the user's units: a batch for ``fit(model, guide, [model.data])``.
+
+        Offsets of a Gaussian regression are taken off the responses; those of others come third.
+        """
+        x = self._x * self._spread + self._x_mean
+        return (x, self._y, self._offset) if self._has_offsets else (x, self._y)
+
+    @property
+    def _has_offsets(self) -> bool:
+        return self.has_offset and self.likelihood != "gaussian"
 
     @property
     def regression_data(self) -> RegressionData:
         """The data, centred, in the user's units."""
         y_mean = float(self._y.mean())
-        return RegressionData(self._x * self._spread, self._y - y_mean, self._x_mean, y_mean, self.names)
+        offset = self._offset if self.has_offset else None
+        return RegressionData(self._x * self._spread, self._y - y_mean, self._x_mean, y_mean, self.names, offset)
 
     def parts(self) -> Parts:
         """What methods that integrate the coefficients out start from."""
-        return Parts(self._x, self._y, self._x_mean, self._spread, self._gate_of, self._inclusion_prior)
+        return Parts(self._x, self._y, self._x_mean, self._spread, self._gate_of, self._inclusion_prior, self._offset)
+
+    @property
+    def set_prior(self) -> SetPrior:
+        """The prior over sets of open gates."""
+        return SetPrior(self._inclusion_prior, len(self.groups), self._rules)
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether some gates are always open, or need others."""
+        return self._rules is not None
 
     def scale(self, name: Literal["noise", "slab"]) -> Tensor:
         """Standard deviation of the noise or of the slab, given or as learned so far.
 
-        That of a slab without units is √v, in units of the noise per standard deviation of a column.
+        A slab's may be one for each column. That of a slab without units is √v, in units of the noise per standard
+        deviation of a column.
         """
         given = 1.0 if name == "slab" and self.slab == "unit-information" else self._scales[name]
-        return self.parameter(f"unknown.log_{name}").exp() if given is None else self._x.new_tensor(given)
+        return self.parameter(f"unknown.log_{name}").exp() if given is None else torch.as_tensor(given).to(self._x)
 
     def slab_deviation(self) -> Tensor:
         """Prior standard deviations of the coefficients of the scaled columns, of shape ``(p,)``."""
@@ -202,6 +234,10 @@ class SpikeSlabRegression(OwnedModule):
     @pyro_method
     def sample_latents(self) -> dict[str, Tensor]:
         """Draws gates and slabs, the latter in units of the scaled columns; and the inclusion, if it is unknown."""
+        if self.has_rules:
+            raise ValueError(
+                "always= and parents= are for infer_inclusion with 'exact' or 'gibbs'; guides know no rules"
+            )
         inclusion: Any = self._inclusion_prior
         if isinstance(inclusion, Beta):
             concentrations = (getattr(inclusion, f"concentration{which}").squeeze().to(self._x) for which in (1, 0))
@@ -213,31 +249,37 @@ class SpikeSlabRegression(OwnedModule):
             slab = pyro.sample("slab", dist.Normal(0.0, self.slab_deviation()), infer=hangs_on)
         return {"gate": gate, "slab": slab}
 
-    def forward(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None, offset: Tensor | None = None) -> Tensor:
         """Draws coefficients and observes, or draws, responses at site ``"y"``.
 
         Args:
             x: predictors of a batch, of shape ``(batch, p)``, in the user's units; with neither ``x`` nor ``y`` all
                 the data are observed.
             y: responses; ``None`` draws them.
+            offset: of the rows of a batch, for a logistic or Poisson regression that has offsets.
 
         Returns:
             The responses.
 
         Raises:
-            DataError: if the batch is empty, not finite, or of another width.
+            DataError: if the batch is empty, not finite, of another width, or lacks its offsets.
         """
         self.announce("unknown")
         if x is None:
-            scaled, y = self._x, self._y
+            scaled, y, offset = self._x, self._y, self._offset if self._has_offsets else None
         else:
             check_inputs(x)
             if x.dim() != 2 or x.shape[1] != len(self.names):  # noqa: PLR2004
                 raise DataError(f"x must be of shape (batch, {len(self.names)}); got {tuple(x.shape)}")
             scaled = (x.to(self._x) - self._x_mean) / self._spread
+        if (offset is None) == self._has_offsets:
+            raise DataError(
+                f"offset must {'not ' if offset is not None else ''}be given with a batch of this regression"
+            )
         draws = self.sample_latents()
         coefficient = draws["gate"][..., self._gate_of] * draws["slab"]
         output = self.intercept + (scaled @ coefficient.unsqueeze(-1)).squeeze(-1)
+        output = output if offset is None else output + offset.to(output)
         with pyro.plate("data", len(scaled), dim=-1), poutine.scale(scale=self.num_data / len(scaled)):
             response: Tensor = pyro.sample("y", self._observation(output), obs=None if y is None else y.to(self._y))
         return response
@@ -267,36 +309,4 @@ class SpikeSlabRegression(OwnedModule):
         Raises:
             ValueError: if ``level`` is out of range.
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level must be between 0 and 1; got {level}")
-        gate, slab = guide.gates()["gate"], guide.distributions()["slab"]
-        probs, spread = gate.prob_nonzero[self._gate_of], self._spread
-        low, high = self._interval(gate, slab, level)
-        loc, sd = slab.mean / spread, slab.stddev / spread
-        share = gate.mean[self._gate_of]  # a relaxed gate may be open in part
-        second = (gate.variance[self._gate_of] + share.square()) * (sd.square() + loc.square())
-        columns = {
-            "p_nonzero": probs,
-            "mean": share * loc,
-            "sd": (second - (share * loc).square()).clamp(min=0).sqrt(),
-            "mean_open": share / probs * loc,
-            "sd_open": (second / probs - (share / probs * loc).square()).clamp(min=0).sqrt(),
-            "low": low / spread,
-            "high": high / spread,
-        }
-        table = pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
-        table.insert(0, "name", list(self.names))
-        table.insert(1, "group", [self.groups[g] for g in self._gate_of.tolist()])
-        return table
-
-    def _interval(self, gate: Any, slab: Any, level: float) -> tuple[Tensor, Tensor]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            draws = gate.sample((_DRAWS,))[:, self._gate_of] * slab.sample((_DRAWS,))
-        levels = draws.new_tensor([(1 - level) / 2, (1 + level) / 2])
-        low, high = draws.quantile(levels, dim=0)
-        return low, high
-
-
-def _default_slab(likelihood: str) -> SlabName:
-    return "zellner-siow" if likelihood == "gaussian" else "unit-information"
+        return guided_coefficients(guide, level, self._gate_of, self._spread, (self.names, self.groups))

@@ -35,6 +35,7 @@ class UnknownScales:
         noise_unit: standard deviation of the noise in these units, in the user's.
         levels: the values of λ, of shape ``(levels,)``.
         log_weights: their prior probabilities, of shape ``(levels,)``.
+        learned: whether λ is to be a point, or is one that was learned.
     """
 
     z: Arr
@@ -44,6 +45,7 @@ class UnknownScales:
     noise_unit: float
     levels: Arr
     log_weights: Arr
+    learned: bool = False
 
     @property
     def degrees(self) -> int:
@@ -151,17 +153,33 @@ def relative_slab(x: Arr, y: Arr, noise: float | None, *, unit_information: bool
     return UnknownScales(x / spread, y / unit, unit / spread, kind, unit, np.exp(-logs), weights)
 
 
-def scales_of(model: SpikeSlabRegression) -> UnknownScales:
-    """A linear regression with all integrated out that was not given.
+def learned_slab(x: Arr, y: Arr, noise: float | None) -> UnknownScales:
+    """One slab for all columns, in their units and those of the noise, on a grid to find the best of: N(0, v σ²).
 
-    Raises:
-        ValueError: if its slab is to be learned as a point.
+    The grid is wide enough for the column of the largest and that of the smallest unit.
+
+    Args:
+        x: centred columns, of shape ``(n, p)``.
+        y: centred responses.
+        noise: standard deviation of the noise; unknown if ``None``, with the reference prior 1/σ².
     """
-    if model.slab == "learned":
-        raise ValueError("slab='learned' is a point estimate, which is not integrated out; take slab='zellner-siow'")
+    spread = np.sqrt((x**2).mean(0))
+    unit = 1.0 if noise is None else noise
+    least, most = _LOG_VARIANCE[0] - 2 * np.log(spread.max()), _LOG_VARIANCE[1] - 2 * np.log(spread.min())
+    logs = np.arange(least, most, _STEP)
+    kind: Noise = "relative" if noise is None else "known"
+    units = np.full(x.shape[1], unit)
+    weights = np.full(len(logs), -math.log(len(logs)))
+    return UnknownScales(x, y / unit, units, kind, unit, np.exp(-logs), weights, learned=True)
+
+
+def scales_of(model: SpikeSlabRegression) -> UnknownScales:
+    """A linear regression with all integrated out that was not given."""
     data = model.regression_data
     x, y = data.x.cpu().numpy(), data.y.cpu().numpy()
     noise = None if model.noise_is_unknown else model.scale("noise").item()
     if model.slab is None:
-        return given_slab(x, y, noise, np.full(x.shape[1], model.scale("slab").item()))
+        return given_slab(x, y, noise, np.broadcast_to(model.scale("slab").numpy(), x.shape[1]))
+    if model.slab == "learned":
+        return learned_slab(x, y, noise)
     return relative_slab(x, y, noise, unit_information=model.slab == "unit-information")

@@ -70,8 +70,7 @@ class Chains(ABC):
         self.members, self.prior, self.rng = members, prior, rng
         self.everyone = np.arange(chains)
         self.exchange_rate, self.level_rate = 1.0, 1.0
-        self.propensity = np.ones(members.gates + 1)
-        self.propensity[-1] = 0.0
+        self.propensity = np.append(np.where(prior.always, 0.0, 1.0), 0.0)
 
     @abstractmethod
     def step(self, sums: Sums, path: Path | None = None) -> None:
@@ -94,7 +93,8 @@ class Chains(ABC):
         for _ in range(steps):
             self.step(sums)
         inclusion = sums.inclusion.sum(0) / sums.weight.sum()
-        self.propensity[:-1] = np.clip(inclusion * (1 - inclusion), 0, None) + _FLOOR
+        varies = np.clip(inclusion * (1 - inclusion), 0, None) + _FLOOR
+        self.propensity[:-1] = np.where(self.prior.always, 0.0, varies)
         mean_total = float(sums.steps / sums.weight.mean())
         flips = max(mean_total - self.exchange_rate - self.level_rate, 0.1)
         self.exchange_rate, self.level_rate = _EXCHANGES * flips, _LEVELS * flips
@@ -116,9 +116,18 @@ class Chains(ABC):
             odds: log-odds given the rest, of shape ``(m, gates + 1)``.
             inside: which gates are in the rest.
         """
-        rest = (inside * self.propensity).sum(1, keepdims=True)
-        own = self.propensity[:-1]
+        own, rest = self.propensity[:-1], inside[:, :-1]
+        rules = self.prior.rules
+        total = (rest * own).sum(1, keepdims=True) + own if rules is None else rules.propensities(own, rest)
         found = odds.copy()
-        found[:, :-1] += np.log(own / (rest + own))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found[:, :-1] += np.log(own / total)
         found[inside] = -np.inf
         return found
+
+    def to_close(self, inside: Arr) -> Arr:
+        """Propensities of what may be closed in exchange, of shape ``(m, gates + 1)``."""
+        found = inside * self.propensity
+        if self.prior.rules is not None:
+            found[:, :-1] *= self.prior.removable(inside[:, :-1])
+        return np.asarray(found)

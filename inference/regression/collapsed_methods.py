@@ -1,6 +1,8 @@
 """Inclusion without approximating the posterior: all sets of gates enumerated, or sampled."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -18,17 +20,45 @@ from l0bayes.models.laplace_average import LaplaceAverage
 from l0bayes.models.laplace_enumeration import enumerate_modes
 from l0bayes.models.model_average import ModelAverage, average_of
 from l0bayes.models.set_average import SetAverage
-from l0bayes.models.set_prior import SetPrior
-from l0bayes.models.unknown_scales import scales_of
+from l0bayes.models.unknown_scales import UnknownScales, scales_of
 
 _OFF = 0.1  # an error that must not go without a warning
 _SURE = 2.5  # standard errors within which an error is
 _TOP = 10  # models that are named
+_AT_THE_EDGE = (
+    "slab='learned': the data are most probable under the narrowest or the widest slab there is, as they are where "
+    "hardly anything is there. Use slab='zellner-siow' or a slab_scale"
+)
 
 
 def by_enumeration(model: SpikeSlabRegression) -> InclusionPosterior:
     """All sets of gates of a linear regression, with everything unknown integrated out."""
-    scales, prior = scales_of(model), SetPrior(model.parts().inclusion, len(model.groups))
+    return _with_slab_learned(scales_of(model), partial(_enumerated, model))
+
+
+def _with_slab_learned(
+    scales: UnknownScales, find: Callable[[UnknownScales], InclusionPosterior]
+) -> InclusionPosterior:
+    """A slab that is to be a point: the one under which the data are most probable, found under a flat prior first."""
+    first = find(scales)
+    if not scales.learned:
+        return first
+    assert isinstance(first.average, ModelAverage)  # noqa: S101 (it is a linear regression)
+    probs = np.log(np.maximum(first.average.level_probs, 1e-300))
+    best = int(probs.argmax())
+    log_level, said = np.log(scales.levels), []
+    at = log_level[best]
+    if 0 < best < len(probs) - 1:  # the peak of the parabola through three points
+        left, right = probs[best - 1] - probs[best], probs[best + 1] - probs[best]
+        at += 0.5 * (left - right) / min(left + right, -1e-12) * (log_level[best + 1] - log_level[best])
+    else:
+        said.append(_AT_THE_EDGE)
+    found = find(replace(scales, levels=np.exp([at]), log_weights=np.zeros(1)))
+    return replace(found, diagnostics=(*first.diagnostics, *found.diagnostics, *said))
+
+
+def _enumerated(model: SpikeSlabRegression, scales: UnknownScales) -> InclusionPosterior:
+    prior = model.set_prior
     gate_of = model.parts().gate_of.cpu().numpy()
     found = enumerate_sets(scales, prior, gate_of)
     average = average_of(found, model.regression_data, groups=model.groups, gate_of=gate_of, scales=scales, prior=prior)
@@ -54,7 +84,7 @@ def by_enumeration(model: SpikeSlabRegression) -> InclusionPosterior:
 
 def by_laplace(model: SpikeSlabRegression) -> InclusionPosterior:
     """All sets of gates of a logistic or Poisson regression, their marginal likelihoods by Laplace's method."""
-    regression, prior = LaplaceRegression(model), SetPrior(model.parts().inclusion, len(model.groups))
+    regression, prior = LaplaceRegression(model), model.set_prior
     gate_of = model.parts().gate_of.cpu().numpy()
     found = enumerate_modes(regression, prior, GateMembers(gate_of))
     average = LaplaceAverage(
@@ -89,17 +119,20 @@ def by_laplace(model: SpikeSlabRegression) -> InclusionPosterior:
 
 def by_gibbs(model: SpikeSlabRegression, chains: int | None, steps: int, seed: int) -> InclusionPosterior:
     """Chains over sets of gates, with everything unknown integrated out or sampled."""
-    prior = SetPrior(model.parts().inclusion, len(model.groups))
+    prior = model.set_prior
     gate_of = model.parts().gate_of.cpu().numpy()
     members = GateMembers(gate_of)
     sampling = partial(
         sample_sets, prior=prior, members=members, rows=model.num_data, chains=chains, steps=steps, seed=seed
     )
     if model.likelihood == "gaussian":
-        scales = scales_of(model)
-        run = sampling(partial(GibbsChains, scales, prior, members))
-        sets = (model.regression_data, model.groups, gate_of, prior, run.slots, run.levels, run.weights)
-        return _sampled(model, run, scales.units, ModelAverage(*sets, in_time=True, scales=scales))
+
+        def find(scales: UnknownScales) -> InclusionPosterior:
+            run = sampling(partial(GibbsChains, scales, prior, members))
+            sets = (model.regression_data, model.groups, gate_of, prior, run.slots, run.levels, run.weights)
+            return _sampled(model, run, scales.units, ModelAverage(*sets, in_time=True, scales=scales))
+
+        return _with_slab_learned(scales_of(model), find)
     regression = LaplaceRegression(model)
     run = sampling(partial(LaplaceChains, regression, prior, members))
     sets = (model.regression_data, model.groups, gate_of, prior, run.slots, run.levels, run.weights)

@@ -90,7 +90,7 @@ def sample_sets(
         )
     rng = np.random.default_rng(seed)
     number = chains or (MANY if members.p <= _MANY_COLUMNS else FEW)
-    sampler = make(_starts(number, rows, members, rng), rng)
+    sampler = make(_starts(number, rows, members, prior, rng), rng)
     _warm_up(sampler)
     total, path = sampler.sums(), Path()
     stretches: list[tuple[Arr, Arr]] = []
@@ -114,13 +114,13 @@ def _is_over(done: int, planned: int, stretches: list[tuple[Arr, Arr]]) -> bool:
     return bool(mcse.max() <= (_ACCURATE if done < planned else _GOOD_ENOUGH) and rhat.max() <= _AGREE)
 
 
-def _starts(chains: int, rows: int, members: GateMembers, rng: np.random.Generator) -> Arr:
+def _starts(chains: int, rows: int, members: GateMembers, prior: SetPrior, rng: np.random.Generator) -> Arr:
     """One without columns, the others with random ones, so that chains which agree have found each other."""
     starts = np.zeros((chains, members.gates), dtype=bool)
     most = max(min(_START // members.width, members.gates // 2, rows // (4 * members.width)), 1)
     for chain, size in enumerate(rng.integers(0, most + 1, size=chains)):
         starts[chain, rng.choice(members.gates, size=size if chain else 0, replace=False)] = True
-    return starts
+    return starts if prior.rules is None else prior.rules.completed(starts)
 
 
 def _warm_up(sampler: Chains) -> None:

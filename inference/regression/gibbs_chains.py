@@ -82,7 +82,7 @@ class GibbsChains(Chains):
         at = self.rng.uniform(size=len(total)) * total
         flipping, exchanging = at < flips, (at >= flips) & (at < flips + self.exchange_rate)
         self._flip(flipping, (upto < at[:, None]).sum(1))
-        self._exchange(self.everyone[exchanging & (sets.count > 0)])
+        self._exchange(self.everyone[exchanging])
         self._draw_level(self.everyone[at >= flips + self.exchange_rate])
         self._steps += 1
         if self._steps % _REFRESH == 0:
@@ -106,10 +106,13 @@ class GibbsChains(Chains):
 
     def _exchange(self, chains: Arr) -> None:
         """Closes one gate, and opens one in its place, or it again: drawn from all, given the rest and the size."""
+        sets = self.sets
+        closing = self.to_close(sets.inside[chains])
+        some = closing.any(1)
+        chains, closing = chains[some], closing[some]
         if not len(chains):
             return
-        sets = self.sets
-        sets.flip(chains, self.choose(sets.inside[chains] * self.propensity))
+        sets.flip(chains, self.choose(closing))
         odds = self.replacement_odds(self._log_odds(chains)[0], sets.inside[chains])
         sets.flip(chains, self.choose(np.exp(odds - odds.max(1, keepdims=True))))
 

@@ -32,7 +32,8 @@ def infer_inclusion(
     """Infers which gates of a regression are open.
 
     With ``"exact"`` and ``"gibbs"`` nothing is plugged in: coefficients are integrated out, and so are the noise, the
-    scale of the slab and the prior inclusion probability wherever the model does not know them. For Gaussian responses
+    scale of the slab and the prior inclusion probability wherever the model does not know them; ``slab="learned"`` is
+    the slab, relative to the noise, under which the data are most probable. For Gaussian responses
     that is in closed form; for logistic and Poisson regression coefficients are integrated by Laplace's method, about
     the mode of each set.
 
@@ -42,8 +43,9 @@ def infer_inclusion(
             with exchanges of gates and several chains, any number of columns, see
             :mod:`~l0bayes.inference.regression.gibbs_chains`; for logistic and Poisson regression with rates that are
             guessed and corrected, see :mod:`~l0bayes.inference.regression.laplace_chains`. ``"auto"``: the first where
-            there are up to 14 gates (10 for other responses), else the second; with ``slab="learned"``
-            ``"importance"``. The others learn by SVI, and then take for known, what the model does not know:
+            there are up to 14 gates (10 for other responses), else the second; for logistic and Poisson regression with
+            ``slab="learned"`` ``"importance"``. The others learn by SVI, and then take for known, what the model does
+            not know:
             ``"mean-field"``: a hard concrete guide by SVI, 1500 steps over all the data; errs where predictors are
             correlated, and by its relaxation. ``"binary"``: mean field with binary gates by coordinate ascent, without
             the relaxation's error; milliseconds. ``"mixture"``: the distinct ends of ``starts`` of those, weighted by
@@ -75,12 +77,14 @@ def infer_inclusion(
         chosen = _automatic(model)
     begin = time.perf_counter()
     if chosen == "gibbs":
-        _check_gibbs(model)
+        _check_slab(model, "gibbs")
         found = by_gibbs(model, chains, draws, seed)
     elif chosen == "exact":
         _check_exact(model)
         found = by_enumeration(model) if model.likelihood == "gaussian" else by_laplace(model)
     else:
+        if model.has_rules:
+            raise ValueError(f"always= and parents= need method='exact' or 'gibbs'; got {chosen!r}")
         found = by_importance(model, chosen, starts, draws, seed)
     for diagnostic in found.diagnostics:
         warnings.warn(f"infer_inclusion, method={chosen!r}: {diagnostic}", UntrustedPosteriorWarning, stacklevel=3)
@@ -102,14 +106,10 @@ def _known_method(method: str, guide: str | None) -> Method | Literal["auto"]:
 
 
 def _automatic(model: SpikeSlabRegression) -> Method:
-    if model.slab == "learned":
+    if model.slab == "learned" and model.likelihood != "gaussian":
         return "importance"
     few = _FEW_GATES if model.likelihood == "gaussian" else _FEW_FOR_LAPLACE
     return "exact" if len(model.groups) <= few else "gibbs"
-
-
-def _check_gibbs(model: SpikeSlabRegression) -> None:
-    _check_slab(model, "gibbs")
 
 
 def _check_exact(model: SpikeSlabRegression) -> None:
@@ -119,8 +119,8 @@ def _check_exact(model: SpikeSlabRegression) -> None:
 
 
 def _check_slab(model: SpikeSlabRegression, method: str) -> None:
-    if model.slab == "learned":
+    if model.slab == "learned" and model.likelihood != "gaussian":
         raise ValueError(
-            f"method={method!r} integrates scales out, and slab='learned' is a point. Use slab='zellner-siow' or a "
+            f"method={method!r} learns a slab for likelihood='gaussian' only. Use slab='unit-information' or a "
             "slab_scale, or method='importance'"
         )

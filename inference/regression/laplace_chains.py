@@ -201,7 +201,7 @@ class LaplaceChains(Chains):
         at = self.rng.uniform(size=len(total)) * total
         chosen = np.minimum((upto < at[:, None]).sum(1), self.members.gates - 1)
         self._flip(self.everyone[at < flips], chosen[at < flips], log_rates)
-        self._exchange(self.everyone[(at >= flips) & self.inside.any(1)])
+        self._exchange(self.everyone[at >= flips])
 
     def _add(self, sums: Sums, weight: Arr) -> None:
         sums.weight += weight
@@ -229,10 +229,13 @@ class LaplaceChains(Chains):
 
     def _exchange(self, chains: Arr) -> None:
         """Closes one gate, and opens one in its place, or does not: guessed odds given the rest, then corrected."""
+        closing = self.to_close(self.inside[chains])
+        some = closing.any(1)
+        chains, closing = chains[some], closing[some]
         if not len(chains):
             return
         old = [self.states[chain] for chain in chains]
-        gone = self.choose(self.inside[chains] * self.propensity)
+        gone = self.choose(closing)
         rest = self.visited.of([_flipped(state.key, gate) for state, gate in zip(old, gone, strict=True)], old)
         inside = self.inside[chains].copy()
         inside[np.arange(len(chains)), gone] = False

@@ -183,6 +183,29 @@ def test_columns_of_a_group_that_are_collinear():
     assert np.abs(found.inclusion - exact.inclusion).max() < 0.04
 
 
+@pytest.mark.parametrize("noise", [None, 1.0])
+def test_a_learned_slab_is_the_one_under_which_the_data_are_most_probable(noise):
+    """By evidence under given slabs where the noise is known; by what the sampler and enumeration say of each other."""
+    x, y = problem("independent", 60, 8, 2)
+    model = SpikeSlabRegression(x, y, noise_scale=noise, slab="learned", inclusion=0.4)
+    exact, found = infer_inclusion(model, "exact"), infer_inclusion(model, "gibbs", draws=800)
+    learned = exact.scales.loc["slab_scale", "mean"]
+    assert exact.scales.loc["slab_scale", "sd"] == pytest.approx(0, abs=1e-9)
+    assert found.scales.loc["slab_scale", "mean"] == pytest.approx(learned, rel=0.1)
+    assert np.abs(found.inclusion - exact.inclusion).max() < 0.03
+    if noise:
+        evidence = [exact_posterior(x, y, noise, learned * by, 0.4).log_evidence for by in (0.9, 1.0, 1.1)]
+        assert max(evidence) == evidence[1] == pytest.approx(exact.log_evidence, abs=1e-6)
+
+
+def test_a_learned_slab_that_has_nothing_to_learn_from():
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(40, 3)), rng.normal(size=40)
+    y -= np.c_[np.ones(40), x] @ np.linalg.lstsq(np.c_[np.ones(40), x], y, rcond=None)[0]
+    with pytest.warns(UntrustedPosteriorWarning, match="the narrowest or the widest slab there is"):
+        infer_inclusion(SpikeSlabRegression(x, y, slab="learned"))
+
+
 def model_of(p=4, **options):
     x, y = problem("independent", 60, p, 0)
     y = y > 0 if options.get("likelihood") == "bernoulli" else y
@@ -196,7 +219,8 @@ def model_of(p=4, **options):
         (lambda: model_of(15), "gibbs"),
         (lambda: model_of(likelihood="bernoulli"), "exact"),
         (lambda: model_of(11, likelihood="bernoulli"), "gibbs"),
-        (lambda: model_of(4, slab="learned", noise_scale=1.0), "importance"),
+        (lambda: model_of(4, slab="learned"), "exact"),
+        (lambda: model_of(4, slab="learned", likelihood="bernoulli"), "importance"),
         (lambda: model_of(16, groups=[*"aabcdefghijklmno"]), "gibbs"),
     ],
 )
@@ -209,8 +233,12 @@ def test_what_is_chosen(model, method):
 @pytest.mark.parametrize(
     ("options", "method", "message"),
     [
-        ({"slab": "learned"}, "gibbs", "slab='learned' is a point. Use slab='zellner-siow'"),
-        ({"slab": "learned"}, "exact", "method='exact' integrates scales out"),
+        (
+            {"slab": "learned", "likelihood": "bernoulli"},
+            "gibbs",
+            "method='gibbs' learns a slab for likelihood='gaussian' only. Use slab='unit-information'",
+        ),
+        ({"slab": "learned", "likelihood": "bernoulli"}, "exact", "method='exact' learns a slab for"),
         ({"p": 21}, "exact", "method='exact' is for up to 20 gates; got 21. Use 'gibbs'"),
         (
             {"p": 2400},
