@@ -6,7 +6,7 @@ do; every index is worked out on the host and sent back at once.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -101,7 +101,8 @@ def on_device(indices: Sequence[Indices], device: torch.device) -> Sequence[Tens
     if device.type == "cpu" or not indices:
         return [torch.from_numpy(one) for one in indices]
     sent = torch.from_numpy(np.concatenate(indices)).to(device, non_blocking=True)
-    return sent.split([len(one) for one in indices])
+    parts: tuple[Tensor, ...] = sent.split([len(one) for one in indices])
+    return parts
 
 
 class Draw:
@@ -153,10 +154,10 @@ class Draw:
         return keep if wanted == len(keep) else _filled(keep, spare, wanted)
 
     def _staying(self, maps: Axis) -> NDArray[np.bool_] | None:
-        stays: Any = None
+        stays: NDArray[np.bool_] | None = None
         for one in maps:
             if self._kept[one.group] is not None:
-                here = self._stays_in(one.group)[one.on_host]
+                here: NDArray[np.bool_] = self._stays_in(one.group)[one.on_host]
                 stays = here if stays is None else stays & here
         return stays
 

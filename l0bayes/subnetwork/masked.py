@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from l0bayes.compat import own_parameters
 from l0bayes.layers.norms import norm_dim
 from l0bayes.layers.widths import attributes
 from l0bayes.structure import GateGroup
@@ -67,7 +66,7 @@ def _norm_of_open(open_: Tensor, norm: nn.Module, args: tuple[Any, ...], output:
     if dim is None or not len(open_):
         return torch.zeros_like(output)
     mirror = Mirror(norm)
-    own = {name: parameter.index_select(0, open_) for name, parameter in own_parameters(norm).items()}
+    own = {name: parameter.index_select(0, open_) for name, parameter in norm.named_parameters(recurse=False)}
     for name, value in attributes(norm, {name: parameter.shape for name, parameter in own.items()}).items():
         mirror.put_attribute(mirror.net, name, value)
     for name, parameter in own.items():
