@@ -56,6 +56,7 @@ benchmarks: .venv/ready  ## measure again what the pages report, but for what ne
 	$(BIN)/python benchmarks/forward.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/zoo.py
+	$(BIN)/python benchmarks/zoo_transformers.py
 
 matrix:  ## the tests with the oldest, the locked and the newest versions, each in an environment of its own
 	$(PYTHON) .ci/matrix

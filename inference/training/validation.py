@@ -23,6 +23,7 @@ from l0bayes.inference.size.target import Target
 from l0bayes.inference.system.random_state import random_state, set_random_state
 from l0bayes.inference.training.fit_options import FitOptions
 from l0bayes.models.likelihood import Likelihood
+from l0bayes.models.own_loss import LossLikelihood
 
 
 def check_kinds(model: Any, guide: Any, loader: Any, targets: Sequence[Any]) -> None:
@@ -83,7 +84,7 @@ def check_options(
 
 def check_teacher(teacher: nn.Module, model: Any) -> Likelihood:
     """The model as one that a teacher can teach; raises where either cannot."""
-    if not isinstance(model, Likelihood):
+    if not isinstance(model, Likelihood) or isinstance(model, LossLikelihood):
         raise TypeError(
             f"teacher is for a model that knows its observations, such as Classifier; got {type(model).__name__}"
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from l0bayes.structure import elements, layers
+from l0bayes.structure import elements, layers, products
 from l0bayes.structure.call import Call, Rule, freeze
 from l0bayes.structure.labelling import Labelling
 from l0bayes.structure.multiplications import add_multiplications, multiply_accumulates
@@ -67,14 +67,14 @@ _KINDS: tuple[tuple[list[str], Rule], ...] = (
     (["native_layer_norm", "_fused_rms_norm"], layers.layer_norm),
     (["native_group_norm"], layers.group_norm),
     (["convolution"], layers.convolution),
-    (["addmm"], layers.addmm),
-    (["mm", "bmm", "_grouped_mm"], layers.mm),
-    (["mv"], layers.mv),
-    (["_trilinear"], layers.trilinear),
+    (["addmm"], products.addmm),
+    (["mm", "bmm", "_grouped_mm"], products.mm),
+    (["mv"], products.mv),
+    (["_trilinear"], products.trilinear),
     (["_weight_norm_interface"], layers.weight_norm),
-    (["baddbmm"], layers.baddbmm),
+    (["baddbmm"], products.baddbmm),
 )
-_PATTERNS = ((layers.SPATIAL, layers.spatial), (_BATCH_NORM, layers.batch_norm), (_ATTENTION, layers.attention))
+_PATTERNS = ((layers.SPATIAL, layers.spatial), (_BATCH_NORM, layers.batch_norm), (_ATTENTION, products.attention))
 
 
 _rules: dict[str, Rule] = {}

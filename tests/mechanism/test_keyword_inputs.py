@@ -257,8 +257,10 @@ def test_a_loss_has_no_teacher_and_no_replicates(gated):
     model = LossLikelihood(gated, ROWS)
     guide = HardConcreteGuide(model)
     given = {**batch(), "labels": labels()}
-    with pytest.raises(TypeError, match="knows a loss"):
+    with pytest.raises(TypeError, match="knows its observations, such as Classifier; got LossLikelihood"):
         fit(model, guide, [given], teacher=Net(), epochs=1, progress=False)
+    with pytest.raises(TypeError, match="knows a loss"):
+        model.observation(torch.zeros(2, 3))
     with pytest.raises(DataError, match="'y' is a factor"):
         to_arviz(guide, 2, data=(given,))
 
