@@ -14,7 +14,7 @@ from l0bayes.testing import check_sparsify
 
 transformers = pytest.importorskip("transformers")
 
-PAGE = Path(__file__).parents[2] / "docs" / "hugging_face.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "hugging_face.md"
 IDS = torch.randint(3, 90, (2, 8), generator=torch.Generator().manual_seed(0))
 MASK = torch.ones(2, 8, dtype=torch.int64)
 MASK[1, 6:] = 0
@@ -71,6 +71,17 @@ def test_masked_run_and_compacted_networks_agree(name):
         assert group is not None, found.keys()
         assert group.size == size
         assert bool(group.padded) == (end in PADDED.get(name, ()))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_norms_over_live_features_let_the_stream_have_gates(name):
+    network, options, inputs, sizes = ZOO[name]
+    untied = {**options, "tie_word_embeddings": False} if name == "GPT2" else options  # what is shared has no gates
+    sparse = check_sparsify(build(network, name, **untied), inputs, norms="live", tolerance=1e-4)  # some norm in float32
+    streams = [group for group in sparse.groups if group.normalised]
+    assert [group.size for group in streams] == [16]
+    assert len(sparse.groups) == len(sizes) + 1
+    assert set(sparse.structure.dense) <= {"lm_head", "classifier", "score"}
 
 
 def test_an_encoder_and_a_decoder():
