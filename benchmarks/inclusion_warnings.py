@@ -111,7 +111,7 @@ def main() -> None:
                 runs = [one(design, p, seed, prior, likelihood) for design in DESIGNS for seed in range(options.sets)]
                 results[likelihood][str(p)][prior] = summed(runs)
                 print(likelihood, p, prior, results[likelihood][str(p)][prior], flush=True)
-    record("inclusion_warnings", 0, results, table(results))
+                record("inclusion_warnings", 0, results, table(results))  # a run that is stopped leaves what it has
 
 
 if __name__ == "__main__":

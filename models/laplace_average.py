@@ -10,6 +10,7 @@ from l0bayes.models.set_average import SetAverage
 Arr = np.ndarray
 
 _CHUNK = 256  # sets at a time
+_LARGEST_MEAN = 1e15  # of counts, beyond which they cannot be drawn
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,11 @@ class LaplaceAverage(SetAverage):
         """Draws of responses: 0 and 1, or counts."""
         del noise
         mean = self.expected(output)
-        drawn = rng.poisson(mean) if self.regression.poisson else rng.uniform(size=mean.shape) < mean
+        drawn = (
+            rng.poisson(np.minimum(mean, _LARGEST_MEAN))
+            if self.regression.poisson
+            else rng.uniform(size=mean.shape) < mean
+        )
         return np.asarray(drawn, dtype=np.float64)
 
     def log_lik(self, y: Arr, output: Arr, noise: Arr | None) -> Arr:

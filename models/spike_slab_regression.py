@@ -195,7 +195,11 @@ class SpikeSlabRegression(OwnedModule):
         deviation of a column.
         """
         given = 1.0 if name == "slab" and self.slab == "unit-information" else self._scales[name]
-        return self.parameter(f"unknown.log_{name}").exp() if given is None else torch.as_tensor(given).to(self._x)
+        return (
+            self.parameter(f"unknown.log_{name}").exp()
+            if given is None
+            else torch.as_tensor(given, dtype=self._x.dtype, device=self._x.device)
+        )
 
     def slab_deviation(self) -> Tensor:
         """Prior standard deviations of the coefficients of the scaled columns, of shape ``(p,)``."""

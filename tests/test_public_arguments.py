@@ -8,6 +8,7 @@ import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
@@ -52,6 +53,7 @@ VALID: dict[Any, dict[str, Any]] = {
     models.SpikeSlabRegression: {"X": X, "y": X[:, 0]},
     models.exact_inclusion: {"X": X, "y": X[:, 0], "noise_scale": 1.0, "slab_scale": 1.0},
     models.exact_posterior: {"X": X, "y": X[:, 0], "noise_scale": 1.0, "slab_scale": 1.0},
+    models.read_formula: {"formula": "y ~ a", "data": pd.DataFrame({"y": [0.0, 1.0, 3.0], "a": [1.0, 2.0, 4.0]})},
     inference.ClosedFormKL_ELBO: {},
     inference.FitOptions: {},
     inference.LiveFigure: {},
@@ -71,7 +73,13 @@ VALID: dict[Any, dict[str, Any]] = {
     inference.shrink: {"model": MODEL, "guide": GUIDE},
 }
 # And what users derive from, without arguments.
-RESULTS = {inference.Callback, inference.FitResult, inference.InclusionPosterior, inference.Run}
+RESULTS = {
+    inference.Callback,
+    inference.FitResult,
+    inference.InclusionPosterior,
+    inference.Run,
+    models.Formula,
+}
 # Beside an example of what an annotation means, what is none of it; for each kind, in words of its own.
 WRONG: dict[Any, list[Any]] = {
     float: ["0.5", True, 1j, [0.5]],

@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from l0bayes import gate_table, to_arviz
 from l0bayes.errors import DataError
-from l0bayes.inference import infer_inclusion
+from l0bayes.inference import HardConcreteGuide, fit, infer_inclusion
 from l0bayes.models import SpikeSlabRegression, exact_posterior
 from l0bayes.posterior.pictures import plot_model_space
 
@@ -162,6 +162,24 @@ def test_leave_one_out_means_something():
     assert 1.5 < loo.p_loo < 6
     compared = az.compare({"whole": to_arviz(whole, 300), "without": to_arviz(without, 300)})
     assert compared.index[0] == "whole"
+
+
+@pytest.mark.filterwarnings("ignore")  # what ArviZ says of itself
+def test_leave_one_out_of_a_guide_means_something():
+    """Of independent columns, two of which matter: as many effective parameters as the sampler has, and not 120."""
+    import arviz as az  # noqa: PLC0415 (heavy)
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 5))
+    model = SpikeSlabRegression(
+        x, x[:, 0] - 0.5 * x[:, 1] + NOISE * rng.normal(size=120), noise_scale=NOISE, slab_scale=1.0
+    )
+    torch.manual_seed(0)
+    guide = HardConcreteGuide(model, init_open=0.5)
+    fit(model, guide, [model.data], epochs=1500, lr=0.02, gate_lr=0.02, schedule="cosine", progress=False)
+    by_guide, sampled = (az.loo(to_arviz(it, 500, data=())).p_loo for it in (guide, infer_inclusion(model)))
+    assert 2 < sampled < 5
+    assert by_guide == pytest.approx(sampled, abs=1.5)
 
 
 def test_a_table_like_that_of_a_guide(found):

@@ -88,6 +88,15 @@ def test_summaries_predictions_and_exports(likelihood, method):
     assert found.scales.empty
 
 
+def test_counts_that_cannot_be_drawn():
+    """Far from the data the mean of a count has no bounds."""
+    x, y = problem("poisson")
+    found = infer_inclusion(SpikeSlabRegression(x, y, likelihood="poisson"))
+    predicted = found.predict(x[:1] + 200.0)
+    assert predicted["high"][0] <= 1.1e15
+    assert predicted["mean"][0] > predicted["high"][0]
+
+
 def test_evidence_is_that_of_the_responses():
     """Of a Poisson regression without columns that matter: quadrature over the intercept."""
     rng = np.random.default_rng(0)

@@ -188,7 +188,7 @@ def test_responses_that_do_not_suit(likelihood, y, message):
     [
         ({"likelihood": "gamma"}, "likelihood must be one of gaussian, bernoulli, poisson; got 'gamma'"),
         ({"noise_scale": 0.0}, "noise_scale must be finite and > 0, or None to learn it; got 0.0"),
-        ({"slab_scale": -1.0}, "slab_scale must be finite and > 0, or None to learn it; got -1.0"),
+        ({"slab_scale": -1.0}, "slab_scale must be finite and > 0, one number or one for each of the"),
         ({"inclusion": 1.0}, "inclusion must be strictly between 0 and 1, or a Beta distribution; got 1.0"),
         ({"groups": ["a"]}, "groups must name a group for each of the 4 columns"),
     ],
