@@ -77,7 +77,9 @@ def test_masked_run_and_compacted_networks_agree(name):
 def test_norms_over_live_features_let_the_stream_have_gates(name):
     network, options, inputs, sizes = ZOO[name]
     untied = {**options, "tie_word_embeddings": False} if name == "GPT2" else options  # what is shared has no gates
-    sparse = check_sparsify(build(network, name, **untied), inputs, norms="live", tolerance=1e-4)  # some norm in float32
+    sparse = check_sparsify(
+        build(network, name, **untied), inputs, norms="live", tolerance=1e-4
+    )  # some norm in float32
     streams = [group for group in sparse.groups if group.normalised]
     assert [group.size for group in streams] == [16]
     assert len(sparse.groups) == len(sizes) + 1
