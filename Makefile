@@ -21,8 +21,8 @@ help:  ## this list
 	$(INSTALL) --upgrade setuptools --editable '.[dev]'
 	touch $@
 
-demo: .venv/ready  ## train, compact and draw, on digits that come with scikit-learn
-	$(BIN)/l0bayes train --data digits --out out/demo
+demo: .venv/ready  ## train, compact and draw, beside a network of the same size from scratch, on digits that come with scikit-learn
+	$(BIN)/l0bayes train --data digits --thin true --out out/demo
 
 test: .venv/ready  ## the tests, in under ten minutes
 	$(BIN)/python -m pytest

@@ -19,12 +19,12 @@ def main() -> None:
     runs = {}
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as folder:
-            summary = train(TrainOptions(seed=seed, out=str(Path(folder)), progress=False))
+            summary = train(TrainOptions(seed=seed, out=str(Path(folder)), thin=True, progress=False))
         summary["options"].pop("out")
         runs[f"seed_{seed}"] = summary
     mean = {
         name: statistics.mean(run["test_error"][name] for run in runs.values())
-        for name in ("dense", "gated", "compacted")
+        for name in ("dense", "thin", "gated", "compacted")
     }
     record("demo", SEEDS[0], {"mean_test_error": mean, **runs})
 

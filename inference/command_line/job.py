@@ -60,8 +60,12 @@ class Job:
                 slab_scale=o.slab_scale,
                 num_data=len(data.train),
             )
-        model = Classifier(net, num_data=len(data.train)).to(_device(o.device))
-        return model, HardConcreteGuide(model, init_open=o.init_open)
+        return self.classifier(net)
+
+    def classifier(self, net: nn.Module) -> tuple[Classifier, HardConcreteGuide]:
+        """A network with its likelihood, on the device, and its guide."""
+        model = Classifier(net, num_data=len(self.data.train)).to(_device(self.options.device))
+        return model, HardConcreteGuide(model, init_open=self.options.init_open)
 
     def batches(self, split: Split, batch_size: int = 4096, *, shuffle: bool = False) -> TensorBatches:
         """A part of the data on the device; in training (``shuffle``) augmented, and one process's share of it."""

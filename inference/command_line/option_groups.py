@@ -37,7 +37,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
             "draws_apart",
             "shrink_below",
         ),
-        "a dense network beside it": ("compare", "teacher", "teacher_weight", "temperature"),
+        "networks beside it": ("compare", "thin", "teacher", "teacher_weight", "temperature"),
         "run": ("out", "seed", "device", "progress", "tensorboard", "bf16", "compile", "channels_last"),
     },
     "evaluate": {"options": ("folder", "network", "part", "data_dir", "json")},
@@ -54,7 +54,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
 # What the short help of `train` lists; `--help-all` has the rest.
 COMMON = {
     *("data", "data_dir", "download", "network", "hidden", "target_parameters", "target_macs", "code_cost", "gates"),
-    *("epochs", "fine_tune", "lr", "batch_size", "out", "seed", "device", "tensorboard"),
+    *("epochs", "fine_tune", "lr", "batch_size", "thin", "out", "seed", "device", "tensorboard"),
 }
 
 POSITIONAL = {"folder", "csv"}

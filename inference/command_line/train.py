@@ -17,6 +17,7 @@ from l0bayes.errors import FileFormatError
 from l0bayes.evaluating import evaluating
 from l0bayes.inference.command_line.job import Job
 from l0bayes.inference.command_line.report import write_report
+from l0bayes.inference.command_line.thin import thin_network
 from l0bayes.inference.command_line.train_options import MAY_CHANGE, TrainOptions
 from l0bayes.inference.data.batches import TensorBatches
 from l0bayes.inference.guide.hard_concrete_guide import HardConcreteGuide
@@ -67,9 +68,11 @@ def _train(job: Job, networks: Mapping[str, tuple[Classifier, HardConcreteGuide]
     runs = {"dense": train_one(job, "dense", dense, dense_guide, out)} if options.compare else {}
     teacher = dense.child("net") if options.teacher else None
     runs["gated"] = train_one(job, "gated", model, guide, out, teacher=teacher)
+    small = compact(model, guide).cpu()
+    if options.thin:
+        runs["thin"] = train_one(job, "thin", *job.classifier(thin_network(job, _parameters(small))), out)
     if not processes.first:
         return {}
-    small = compact(model, guide).cpu()
     with evaluating(small):
         errors = [model.error(small(x), y) for x, y in TensorBatches(data.test.x, data.test.y, _ROWS)]
         compacted_error = float(torch.cat(errors).double().mean())
@@ -105,6 +108,10 @@ def _train(job: Job, networks: Mapping[str, tuple[Classifier, HardConcreteGuide]
     return summary
 
 
+def _parameters(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
 def _note(out: Path, options: TrainOptions) -> None:
     """Notes the options in the folder; refuses one whose checkpoints were made with others."""
     path = out / _OPTIONS
@@ -125,11 +132,11 @@ def _note(out: Path, options: TrainOptions) -> None:
 def train_one(
     job: Job, name: str, model: Classifier, guide: HardConcreteGuide, out: Path, *, teacher: nn.Module | None = None
 ) -> tuple[float, pd.DataFrame]:
-    """Trains the ``dense`` or the ``gated`` network of a job, resuming where a checkpoint is.
+    """Trains the ``dense``, the ``gated`` or the ``thin`` network of a job, resuming where a checkpoint is.
 
     Args:
         job: what to train, and how.
-        name: which of the two, and the name of its checkpoint.
+        name: which of them, and the name of its checkpoint.
         model: the network with its likelihood, as ``job`` built it.
         guide: its guide.
         out: folder of the checkpoint.
@@ -163,7 +170,7 @@ def train_one(
 
 
 def history_file(name: str) -> str:
-    """Name of the file with the history of the ``dense`` or the ``gated`` network."""
+    """Name of the file with the history of the ``dense``, the ``gated`` or the ``thin`` network."""
     return "history.csv" if name == "gated" else f"{name}_history.csv"
 
 

@@ -20,7 +20,7 @@ GatesName = Literal["unit", "input", "paper"]
 CostName = Literal["parameters", "macs", "paper"]
 
 # Options that a resumed run may have otherwise.
-MAY_CHANGE = {"data_dir", "download", "out", "epochs", "device", "progress", "tensorboard", "draws_apart"}
+MAY_CHANGE = {"data_dir", "download", "out", "epochs", "device", "progress", "tensorboard", "thin", "draws_apart"}
 _CODE_COST = 0.03  # chosen on the validation part of the digits
 _PAPER_GATES: dict[str, Any] = {
     "mlp": "input",
@@ -44,7 +44,8 @@ class TrainOptions(FitOptions):
         dropout: of hidden features, of the inputs of LeNet-5's last layer, or within the blocks of a Wide ResNet.
         hidden: units of the hidden layers of an MLP.
         compare: whether to train the dense network too, in the same way.
-        teacher: whether that network then teaches the gated one, see ``teacher_weight``.
+        thin: whether to train one of the finished network's size too, the same share of each layer, from scratch.
+        teacher: whether the dense network then teaches the gated one, see ``teacher_weight``.
         gates: ``unit``, ``input``, or as in the ``paper``: filters of convolutions, inputs of linear layers; of a Wide
             ResNet the first convolution of each block. Or, layer by layer, a mapping from patterns of layers to
             granularities or options, as :func:`~l0bayes.sparsify` takes it.
@@ -82,6 +83,7 @@ class TrainOptions(FitOptions):
     width: int = 1
     dropout: float = 0.0
     compare: bool = True
+    thin: bool = False
     teacher: bool = False
     gates: GatesName | dict[str, Any] = "paper"
     code_cost: float | str | None = None

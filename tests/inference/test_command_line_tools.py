@@ -11,6 +11,9 @@ from sklearn.datasets import load_diabetes
 
 from l0bayes.inference import load
 from l0bayes.inference.cli import main
+from l0bayes.inference.command_line.job import Job
+from l0bayes.inference.command_line.thin import thin_network
+from l0bayes.inference.command_line.train_options import TrainOptions
 from l0bayes.inference.data.datasets import load_data
 from l0bayes.models import MLP, exact_posterior
 
@@ -155,3 +158,19 @@ def test_select_by_another_likelihood_and_prior(tmp_path, capsys):
     options = ["--likelihood", "bernoulli", "--expected-open", "1", "--out", str(tmp_path / "out")]
     assert main(["select", str(path), "--response", "y", *options]) == 0
     assert "kept    a (more probable than not)" in capsys.readouterr().out
+
+
+def test_a_thin_network_has_the_size_of_the_finished_one(tmp_path):
+    options = ["--hidden", "30,20", "--epochs", "24", "--compare", "false", "--thin", "true", "--progress", "false"]
+    assert main(["train", *options, "--target-parameters", "0.3", "--out", str(tmp_path)]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert set(summary["test_error"]) == {"gated", "thin", "compacted"}
+    assert 0 < summary["test_error"]["thin"] < 0.5
+    assert pd.read_csv(tmp_path / "thin_history.csv")["phase"].unique().tolist() == ["plain"]
+    job = Job(TrainOptions(hidden=[30, 20]))
+    thin = thin_network(job, summary["parameters"]["after"])
+    sizes = [thin.fc1.out_features, thin.fc2.out_features]
+    assert thin.fc1.in_features == 64
+    assert abs(sizes[0] / 30 - sizes[1] / 20) < 0.1
+    kept = sum(parameter.numel() for parameter in thin.parameters())
+    assert 0.85 * summary["parameters"]["after"] < kept <= summary["parameters"]["after"]

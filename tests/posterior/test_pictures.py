@@ -189,6 +189,8 @@ def test_labels_of_the_frontier_do_not_overlap(runs, ax):
 
 
 def test_a_bar_spans_the_seeds_and_colours_are_as_given(runs, ax):
+    assert not any(isinstance(one, LineCollection) for one in plot_frontier(runs).collections)  # of other sizes
+    runs = runs.assign(parameters=[9e3, 8e3, 8e3])
     plot_frontier(runs, ax=ax, colours={"a": "#112233"}, legend=False)
     (bar,) = (one for one in ax.collections if isinstance(one, LineCollection))
     assert [point[1] for point in bar.get_segments()[0]] == [1.0, 3.0]

@@ -12,6 +12,8 @@ from l0bayes.posterior.pictures.style import GREY, SERIES, axes_for, plain
 # Where a label may stand beside its point, in points, the best place first.
 _PLACES = ((6, 4), (6, -10), (-6, 4), (-6, -10), (0, 9), (0, -15), (14, 14), (14, -20), (-14, 14), (-14, -20))
 
+_ALIKE = 1.6  # times the least cost: seeds, and not several settings under one name
+
 
 def plot_frontier(
     runs: pd.DataFrame,
@@ -26,7 +28,7 @@ def plot_frontier(
 
     Args:
         runs: a row a network, with columns ``name`` (rows of one name share a colour, such as seeds), ``error`` and
-            ``x``. A bar spans the errors of a name.
+            ``x``. A bar spans the errors of a name whose networks cost about the same.
         x: the column to draw the error against, on a logarithmic axis.
         ax: where to draw; a new figure if ``None``.
         references: networks to compare with, with the same columns; each is labelled with its name.
@@ -49,7 +51,7 @@ def plot_frontier(
         colour = colours.get(str(name), SERIES[number % len(SERIES)])
         errors = 100 * rows["error"]
         ax.scatter(rows[x], errors, s=22, label=str(name), alpha=0.8, color=colour)
-        if len(rows) > 1:
+        if len(rows) > 1 and rows[x].max() < _ALIKE * rows[x].min():
             ax.vlines(rows[x].mean(), errors.min(), errors.max(), color=colour, linewidth=1)
     ax.scatter(references[x], 100 * references["error"], s=34, marker="D", facecolors="none", edgecolors=GREY)
     ax.set_xscale("log")

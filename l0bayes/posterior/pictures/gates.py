@@ -8,7 +8,7 @@ from matplotlib.patches import Patch
 
 from l0bayes.posterior.pictures.style import CLOSED, OPEN, axes_for, plain
 
-_COLUMNS = 3  # of panels; more would not be readable on a page
+_COLUMNS = 3  # of panels at most; more would not be readable on a page
 
 
 def _rows(table: pd.DataFrame, site: str) -> pd.DataFrame:
@@ -82,8 +82,8 @@ def gates_figure(table: pd.DataFrame, image_site: str | None, image_shape: tuple
     sites = list(table["site"].unique())
     has_image = image_site in sites and image_shape is not None
     panels = len(sites) + (1 if has_image else 0)
-    columns = min(_COLUMNS, panels)
-    rows = -(-panels // columns)
+    rows = -(-panels // _COLUMNS)
+    columns = -(-panels // rows)
     figure = Figure(figsize=(3.6 * columns, 2.9 * rows + 0.3), layout="constrained")  # no pyplot: nothing to close
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for unused in axes[panels:]:

@@ -67,9 +67,9 @@ def plot_training_cost(history: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.plot(history["epoch"], macs / macs.iloc[0], color=OPEN, label=f"expected MACs, from {macs.iloc[0]:,.0f}")
     label = f"measured step, from {1e3 * step.iloc[0]:,.3g} ms"
     ax.plot(history["epoch"], step / step.iloc[0], color=SECOND, label=label)
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.3 * max((macs / macs.iloc[0]).max(), (step / step.iloc[0]).max()))  # room for the legend
     ax.set_ylabel("share of the first epoch's")
-    ax.legend(fontsize=8, frameon=False)
+    ax.legend(fontsize=8, frameon=False, loc="upper left")
     _style(ax, history, "cost of a step")
     return ax
 
