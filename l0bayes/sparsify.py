@@ -121,10 +121,10 @@ def sparsify(
     structure = Finder(roles).structure({layer: Request(o.gates, o.min_units) for layer, o in wanted.items()})
     device = next(net.parameters()).device.type
     with one_thread("sparsify"), torch.autocast(device, enabled=False), chance_kept(net):
-        refuse_recomputation(net, inputs)
         place = inputs.tensors[0].device
         trial = Trial(net, inputs, [course.map(lambda x: x.to(place)) for course in roles.courses])
-        found, structure = structure, leave_out_what_differs(trial, net, structure, inputs)
+        refuse_recomputation(net, trial.rows)
+        found, structure = structure, leave_out_what_differs(trial, net, structure)
         by_default = {layer for layer, asked_for in wanted.items() if asked_for.min_units is None}
         structure = keep_the_input_in_sight(trial, structure, by_default)
     structure = tell_partners(structure, found)

@@ -40,3 +40,16 @@ class Case:
     compacted: bool = False
     gradients: bool = False
     course: int = 0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a subnetwork differs from the masked network.
+
+    Attributes:
+        reason: in words.
+        of_numbers: whether both run and give other numbers, as may also come of chance.
+    """
+
+    reason: str
+    of_numbers: bool

@@ -15,52 +15,54 @@ from l0bayes.compat import tree_leaves
 from l0bayes.errors import StructureError
 from l0bayes.inputs import Inputs
 from l0bayes.structure import GateGroup, Structure
+from l0bayes.subnetwork.cases import Difference
 from l0bayes.subnetwork.padding import padded_instead
 from l0bayes.subnetwork.replacing import kept_elsewhere
 from l0bayes.subnetwork.sorting import Sorting
 from l0bayes.subnetwork.trial import Trial
 
 
-def leave_out_what_differs(trial: Trial, net: nn.Module, structure: Structure, inputs: Inputs) -> Structure:
+def leave_out_what_differs(trial: Trial, net: nn.Module, structure: Structure) -> Structure:
     """The structure without the groups with which masked and removed features give different outputs.
 
     Args:
         trial: of the network.
         net: the network; a copy of it is run.
         structure: its gate groups.
-        inputs: an example of its arguments.
 
     Returns:
         The structure, with such groups listed as dense, or padded where that helps.
 
     Raises:
-        StructureError: if no group is left.
+        StructureError: if no group is left, or what differs does so by chance.
     """
-    bad = _used_from_elsewhere(net, structure, inputs)
+    bad = _used_from_elsewhere(net, structure, trial.rows)
     good: list[GateGroup] = [group for group in structure.groups if group.name not in bad]
-    tried: dict[str, str] = {}
-    differs = False
+    steady, tried = False, dict[str, Difference]()
     for case in trial.cases():
-        if trial.agree(case, good):  # which what is random would not
+        found = trial.difference(case, good, alone=False) if good else None
+        if found is None:  # as it is for most networks, and would not be for one that is random
             continue
-        if not differs:
-            _refuse_chance(trial)
-        differs = True
+        if found.of_numbers and not steady:
+            steady = _refuse_chance(trial)
         sorting = Sorting(trial, case)
         sorting.divide(good)
         good = sorting.good
         tried |= sorting.bad
+    if not steady and any(found.of_numbers for found in tried.values()):
+        _refuse_chance(trial)
     failed = [group for group in structure.groups if group.name in tried]
-    padded = padded_instead(trial, net, good, failed, tried) if failed else []
+    padded = padded_instead(trial, net, good, failed, {n: found.reason for n, found in tried.items()}) if failed else []
     structure = structure.with_padded(padded)
     good += padded
     for group in padded:
         del tried[group.name]
-    drawn = trial.chance(seed=1) if tried else None
+    in_numbers = {name for name, found in tried.items() if found.of_numbers}
+    bad |= {name: found.reason for name, found in tried.items()}
+    drawn = trial.chance(seed=1) if in_numbers else None
     if drawn is not None:
         why = f"{drawn} gives random numbers, which may be others for another width: draw them by torch.randn_like"
-        tried = {name: f"{reason}; {why}" for name, reason in tried.items()}
-    bad |= tried
+        bad |= {name: f"{bad[name]}; {why}" for name in in_numbers}
     if not good:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in bad.items())
         raise StructureError(
@@ -70,14 +72,15 @@ def leave_out_what_differs(trial: Trial, net: nn.Module, structure: Structure, i
     return structure.without(bad)
 
 
-def _refuse_chance(trial: Trial) -> None:
-    """Raises if the network gives something else each time it runs, so that groups are not to blame."""
+def _refuse_chance(trial: Trial) -> bool:
+    """Raises if the network gives something else each time it runs, so that groups are not to blame; else ``True``."""
     if (what := trial.chance()) is not None:
         raise StructureError(
             f"net: {what} gives something else each time it runs, and not by one of torch's random functions, which "
             "are held here, so gates cannot be tried out. Draw by those (torch.randn_like, torch.rand), or leave the "
             "noise out while sparsify runs"
         )
+    return True
 
 
 def _used_from_elsewhere(net: nn.Module, structure: Structure, inputs: Inputs) -> dict[str, str]:

@@ -50,6 +50,16 @@ class Selection:
     places: Mapping[str, tuple[Tensor, int]] = field(default_factory=dict)
     noise: Noise | None = None
 
+    def within(self, module: str) -> "Selection":
+        """The part of it that is in one module, by the names there."""
+
+        def inside(values: Mapping[str, Any]) -> dict[str, Any]:
+            prefix = f"{module}." if module else ""
+            here = {name: value for name, value in values.items() if f"{name}.".startswith(prefix)}
+            return {name[len(prefix) :]: value for name, value in here.items()}
+
+        return Selection(inside(self.tensors), inside(self.features), inside(self.kept), inside(self.places))
+
 
 class Selector:
     """Selects subnetworks of one network; the tables are built once.

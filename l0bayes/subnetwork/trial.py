@@ -1,6 +1,7 @@
 """A trial of a structure: a copy of the network with random weights, run masked and narrowed for telling gates."""
 
 import copy
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -8,23 +9,51 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0bayes.compat import tree_leaves
+from l0bayes.compat import tree_leaves, tree_map_tensors
 from l0bayes.errors import StructureError
 from l0bayes.inputs import Inputs
 from l0bayes.layers.widths import attributes, computes_by_width
 from l0bayes.structure import GateGroup
-from l0bayes.subnetwork.cases import Case, early_closed, late_closed, one_open
+from l0bayes.subnetwork.arguments_given import Arguments
+from l0bayes.subnetwork.cases import Case, Difference, early_closed, late_closed, one_open
 from l0bayes.subnetwork.chance import certain, drop_nothing, same, where_it_differs
 from l0bayes.subnetwork.compacted import compact_network
 from l0bayes.subnetwork.comparing import FewerDigits, LargestNumber, compare, compare_gradients, gradients
 from l0bayes.subnetwork.masked import masked_forward, multiplied
 from l0bayes.subnetwork.running import run_subnetwork
-from l0bayes.subnetwork.selection import Selector
+from l0bayes.subnetwork.selection import Selection, Selector
 
 
 def _another(x: Tensor) -> Tensor:
     """An input of the same kind with other values."""
     return x + torch.linspace(0.5, 1, x.numel()).reshape(x.shape).to(x) if x.is_floating_point() else x.flip(-1)
+
+
+def _in_double(inputs: Inputs) -> Inputs:
+    return inputs.map(lambda x: x.double() if x.is_floating_point() else x)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _key(case: Case, groups: Sequence[GateGroup]) -> Any:
+    """What the masked network's outputs depend on."""
+    return case.gates, case.training, case.course, tuple(group.name for group in groups)
+
+
+def _gradients_if_any(net: nn.Module, outputs: Any) -> list[Tensor | None] | None:
+    try:
+        return gradients(net, outputs)
+    except Exception:  # noqa: BLE001 (it cannot be trained as it is)
+        return None
+
+
+def _home(group: GateGroup) -> str:
+    """The name of the smallest module that has all slices of a group; ``""`` for the network."""
+    paths = [part.tensor.split(".")[:-1] for part in group.slices]
+    common = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*paths, strict=False))
+    return ".".join(names[0] for names in common)
 
 
 class Trial:
@@ -34,17 +63,21 @@ class Trial:
         net: the network.
         inputs: an example of its arguments.
         courses: others, on which it takes other courses.
+
+    Attributes:
+        rows: as many rows of it as tell all.
     """
 
     def __init__(self, net: nn.Module, inputs: Inputs, courses: Sequence[Inputs] = ()) -> None:
-        self._net, self._inputs = copy.deepcopy(net).eval(), inputs
-        self._courses = tuple(courses)
+        self._net = copy.deepcopy(net).eval()
         drop_nothing(self._net)
-        self._double = False
         self._known: tuple[Any, Any] = (None, None)  # outputs of the masked network, and what they were computed for
         self._selector: tuple[Any, Any] = (None, None)  # and the names of the groups that it is for
-        self._trains = self._choose_rows()
-        self._turn_to_double()
+        self._steady: dict[bool, Any] = {}  # outputs of the full network in each mode
+        self._double, self._trains, self.rows = self._find_a_way_to_run(inputs)
+        self._inputs, *self._courses = (_in_double(one) if self._double else one for one in (self.rows, *courses))
+        if self._double:
+            self._net.double()
         self._randomise()
 
     @torch.no_grad()
@@ -61,39 +94,47 @@ class Trial:
             elif name.endswith("running_mean"):
                 tensor.copy_(noise)
 
-    def _choose_rows(self) -> bool:
-        """Chooses the fewest rows that tell all; whether the network runs on them in training mode too.
+    def _find_a_way_to_run(self, given: Inputs) -> tuple[bool, bool, Inputs]:
+        """Whether in float64, whether in training mode too, and on which rows.
 
-        One image tells as much as many, but for networks that need several rows, as batch norm in training does.
+        In float64 unless the network insists on a dtype; on the fewest rows that tell all. One image tells as much as
+        many, but for networks that need several, as batch norm in training does.
         """
-        given = self._inputs
-        choices = [given]
-        tensors = given.tensors
+        choices, tensors = [given], given.tensors
         if len(given.leaves) == 1 and tensors and tensors[0].dim() > 3:  # noqa: PLR2004 (images)
             choices.insert(0, given.map(lambda x: x[:1]))
         if all(x.dim() > 0 and len(x) == 1 for x in tensors):
             choices.append(given.map(lambda x: torch.cat((x, _another(x)))))
-        for self._inputs in choices:
-            if self._runs(training=False) and self._runs(training=True):
-                return True
-        self._inputs = given
-        self._runs(training=False, strict=True)
-        return False
+        ways = [(double, True, rows) for double in (True, False) for rows in choices] + [(True, False, given)]
+        for double, trains, rows in ways:
+            if self._error(rows, double=double, training=trains) is None:
+                return double, trains, rows
+        if (error := self._error(given, double=False, training=False)) is not None:
+            raise StructureError(
+                f"example_input: {type(self._net).__name__} does not run on {given.described()} where it is ({error}). "
+                "Pass one on the network's device, of the shape and type it takes"
+            ) from error
+        return False, False, given
 
     @torch.no_grad()
-    def _runs(self, *, training: bool, strict: bool = False) -> bool:
-        net = copy.deepcopy(self._net).train(training)
-        try:
-            with certain(net):
-                self._given().call(net)
-        except Exception as error:
-            if strict:
-                raise StructureError(
-                    f"example_input: {type(net).__name__} does not run on {self._inputs.described()} where it is "
-                    f"({error}). Pass one on the network's device, of the shape and type it takes"
-                ) from error
-            return False  # batch norm of a single value per channel, or whatever it says
-        return True
+    def _error(self, rows: Inputs, *, double: bool, training: bool) -> Exception | None:
+        """Why a copy does not run in evaluation, or in training mode if that is asked for; ``None`` if it does.
+
+        In float64 it has to compute all in that, or the numbers tell less than it seems.
+        """
+        net = copy.deepcopy(self._net)
+        inputs = _in_double(rows) if double else rows
+        if double:
+            net.double()
+        for mode in (False, True) if training else (False,):
+            try:
+                with certain(net), FewerDigits() as digits:
+                    inputs.map(torch.clone).call(net.train(mode))
+            except Exception as error:  # noqa: BLE001 (batch norm of a single value per channel, or whatever it says)
+                return error
+            if double and digits.seen and not mode:
+                return TypeError("not all of it is computed in float64")
+        return None
 
     def chance(self, seed: int = 0) -> str | None:
         """What is random in the network although torch's random functions are held; ``None`` if nothing is.
@@ -104,7 +145,9 @@ class Trial:
         for training in (False, True) if self._trains else (False,):
             case = Case(torch.ones, training=training)
             runs = [partial(self._masked, case, (), {}, seed=s) for s in (0, seed)]
-            if not same(runs[0](), runs[1]()):
+            if training not in self._steady:
+                self._steady[training] = runs[0]()
+            if not same(self._steady[training], runs[1]()):
                 return where_it_differs(self._net, *runs) + (" in training mode" if training else "")
         return None
 
@@ -123,25 +166,6 @@ class Trial:
         if len(names) == 1:
             return set(names)
         return self.blind_without(groups, names[::2]) | self.blind_without(groups, names[1::2])
-
-    @torch.no_grad()
-    def _turn_to_double(self) -> None:
-        """Turns to float64, unless the network insists on a dtype, in one of the modes that it runs in."""
-        net, inputs, courses = self._net, self._inputs, self._courses
-        self._net = copy.deepcopy(net).double()
-        self._inputs, *others = (
-            one.map(lambda x: x.double() if x.is_floating_point() else x) for one in (inputs, *courses)
-        )
-        self._courses = tuple(others)
-        try:
-            with certain(self._net), FewerDigits() as digits:
-                self._given().call(self._net)
-            fits = not self._trains or self._runs(training=True)
-            self._double = fits and not digits.seen
-        except Exception:  # noqa: BLE001 (whatever it says)
-            fits = False
-        if not fits:
-            self._net, self._inputs, self._courses = net, inputs, courses
 
     @torch.no_grad()
     def sees_the_input(self, groups: Sequence[GateGroup], closed: set[str]) -> bool:
@@ -184,7 +208,7 @@ class Trial:
         """The network; in training mode a fresh copy, since each run changes what it keeps from batch to batch."""
         return copy.deepcopy(self._net).train() if case.training else self._net
 
-    def difference(self, case: Case, groups: Sequence[GateGroup], *, alone: bool) -> str | None:
+    def difference(self, case: Case, groups: Sequence[GateGroup], *, alone: bool) -> Difference | None:
         """How the subnetwork differs from the masked network; ``None`` if it does not.
 
         Args:
@@ -199,7 +223,53 @@ class Trial:
             else:
                 self._try_run(case, groups, gates)
         except Exception as error:  # noqa: BLE001 (whatever a narrower network raises, its layer stays dense)
-            return " ".join(str(error).split()) or type(error).__name__
+            return Difference(_reason(error), of_numbers=isinstance(error, AssertionError))
+        return None
+
+    def failing_alone(
+        self, case: Case, good: Sequence[GateGroup], groups: Sequence[GateGroup]
+    ) -> dict[str, Difference]:
+        """Those of several groups with which the one module that has all their slices does not even run.
+
+        The module is run by itself, on what it is given in a run of the network, so that many are tried in the time of
+        a few runs. That it runs is not enough to be good.
+
+        Args:
+            case: which gates are closed.
+            good: groups known to be good; those in the same module are closed as well.
+            groups: the groups.
+
+        Returns:
+            Group name to how it fails.
+        """
+        homes = {group.name: _home(group) for group in groups}
+        if case.compacted or not any(homes.values()):
+            return {}
+        net = self._in_mode(case)
+        with torch.no_grad(), certain(net), Arguments(net, {home for home in homes.values() if home}) as arguments:
+            self._given(case).call(net)
+        found: dict[str, Difference] = {}
+        for group in groups:
+            if homes[group.name] in arguments.seen:
+                inside = [other for other in good if _home(other).startswith(homes[group.name])]
+                reason = self._failure(net, homes[group.name], [*inside, group], case, arguments)
+                if reason is not None:
+                    found[group.name] = Difference(reason, of_numbers=False)
+        return found
+
+    @torch.no_grad()
+    def _failure(
+        self, net: nn.Module, home: str, groups: Sequence[GateGroup], case: Case, arguments: Arguments
+    ) -> str | None:
+        """Why a module does not run with some gates closed, if it does with all open."""
+        module, part = net.get_submodule(home), Selector(net, groups)(net, self._gates(case, groups)).within(home)
+        for selection in (Selection({}), part):
+            args, kwargs = arguments.of(home)
+            try:
+                with certain(module):
+                    run_subnetwork(module, selection, *args, **kwargs)
+            except Exception as error:  # noqa: BLE001 (whatever it says)
+                return None if selection is not part else _reason(error)
         return None
 
     def _try_run(self, case: Case, groups: Sequence[GateGroup], gates: Mapping[str, Tensor]) -> None:
@@ -209,24 +279,26 @@ class Trial:
         with torch.set_grad_enabled(backwards), certain(self._net):
             given = self._given(case)
             selected = run_subnetwork(net, self._select(groups)(net, gates), *given.args, **given.kwargs)  # fails early
+        masked = self._masked_with_graph(case, groups, gates) if backwards else None
         self._compare(selected, case, groups, gates)
-        wanted = self._masked_gradients(case, groups, gates) if backwards else None
+        wanted = None if masked is None else _gradients_if_any(*masked)
         if wanted is not None:
             compare_gradients(net, gradients(net, selected), wanted)
 
     @torch.enable_grad()
-    def _masked_gradients(
+    def _masked_with_graph(
         self, case: Case, groups: Sequence[GateGroup], gates: Mapping[str, Tensor]
-    ) -> list[Tensor | None] | None:
-        """Gradients of the masked network; ``None`` if it cannot be trained as it is."""
+    ) -> tuple[nn.Module, Any] | None:
+        """The masked network and its outputs, to be differentiated; ``None`` if it cannot be run like that."""
         full = self._in_mode(case)
         try:
             with certain(self._net):
                 given = self._given(case)
-                masked = masked_forward(full, groups, gates, *given.args, **given.kwargs)
-            return gradients(full, masked)
+                outputs = masked_forward(full, groups, gates, *given.args, **given.kwargs)
         except Exception:  # noqa: BLE001 (whatever it says, it has none to compare)
             return None
+        self._known = _key(case, groups), tree_map_tensors(torch.detach, outputs)
+        return full, outputs
 
     def _select(self, groups: Sequence[GateGroup]) -> Selector:
         """The selector of some groups, whose tables take a while to build."""
@@ -277,7 +349,7 @@ class Trial:
 
         Only where they seem not to be does it look at the numbers in between, whose rounding there may be left.
         """
-        key = (case.gates, case.training, case.course, tuple(group.name for group in groups))
+        key = _key(case, groups)
         if key != self._known[0]:
             self._known = key, self._masked(case, groups, gates)
         try:

@@ -1,0 +1,44 @@
+"""What some modules of a network are given while it runs."""
+
+from collections.abc import Collection
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from l0bayes.compat import tree_map_tensors
+
+
+class Arguments:
+    """Keeps the arguments of the first call of some modules, within it.
+
+    Args:
+        net: the network that runs.
+        names: of the modules.
+
+    Attributes:
+        seen: name to arguments and keyword arguments; only modules that were called.
+    """
+
+    def __init__(self, net: nn.Module, names: Collection[str]) -> None:
+        self.seen: dict[str, tuple[Any, Any]] = {}
+        self._modules = {name: net.get_submodule(name) for name in names}
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> Self:
+        for name, module in self._modules.items():
+            self._hooks.append(module.register_forward_pre_hook(partial(self._keep, name), with_kwargs=True))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _keep(self, name: str, _module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.seen.setdefault(name, tree_map_tensors(torch.clone, (args, kwargs)))
+
+    def of(self, name: str) -> tuple[Any, Any]:
+        """The arguments of a module, anew for each run: it may write into them."""
+        given: tuple[Any, Any] = tree_map_tensors(torch.clone, self.seen[name])
+        return given
