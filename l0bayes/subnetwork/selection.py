@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from l0bayes.structure import GateGroup, Slice
+from l0bayes.subnetwork.draw import Dimension, Draw, IndexMap, index_map, moved, rounded_up
 from l0bayes.subnetwork.noisy_weights import Noise
 from l0bayes.subnetwork.tensors import Kept, narrow, tensor_of
 
@@ -46,107 +47,6 @@ class Selection:
         return Selection(inside(self.tensors), inside(self.features), inside(self.kept))
 
 
-@dataclass(frozen=True)
-class _IndexMap:
-    """A gate vector along an axis: position to gate, ``size`` of the vector where it has no say.
-
-    ``fills``: it selects what arrives, and where that leaves too little, closed positions fill it up.
-    """
-
-    group: str
-    table: Tensor
-    identity: bool
-    partial: bool
-    fills: bool
-
-
-@dataclass(frozen=True)
-class _Dimension:
-    """Where a tensor is narrowed: the dimension, the number of its axis, and whether the gates multiply it."""
-
-    dim: int
-    axis: int
-    consumes: bool
-
-
-def rounded_up(number: int, step: int) -> int:
-    """The next multiple of ``step``, and at least 1."""
-    return -(-max(number, 1) // step) * step
-
-
-class _Draw:
-    """One set of gates, as seen along each axis, a row of positions that index maps share; each is worked out once."""
-
-    def __init__(
-        self,
-        axes: Sequence[tuple[_IndexMap, ...]],
-        gates: Mapping[str, Tensor],
-        kept: Mapping[str, Any],
-        round_to: int = 1,
-    ) -> None:
-        self._axes, self._gates, self._kept, self._round_to = axes, gates, kept, round_to
-        self._keep: dict[int, Tensor | None] = {}
-        self._scale: dict[int, Tensor] = {}
-
-    def keep(self, axis: int) -> Tensor | None:
-        """Indices of the positions that stay; ``None`` for all."""
-        if axis not in self._keep:
-            self._keep[axis] = self._positions(self._axes[axis])
-        return self._keep[axis]
-
-    def kept(self, dimensions: Sequence[_Dimension]) -> Kept:
-        """What stays along some dimensions of a tensor; those of which all does are left out."""
-        return tuple((one.dim, keep) for one in dimensions if (keep := self.keep(one.axis)) is not None)
-
-    def _positions(self, maps: tuple[_IndexMap, ...]) -> Tensor | None:
-        if len(maps) == 1 and maps[0].identity:
-            keep: Tensor | None = self._kept[maps[0].group]
-            return keep
-        stays = self._staying(maps)
-        if stays is None:
-            return None
-        keep = stays.nonzero().squeeze(1)
-        if not any(one.fills for one in maps):
-            return keep
-        # What units and selected inputs leave between them may be nothing, or no multiple.
-        arriving = self._staying(tuple(one for one in maps if not one.fills))
-        spare = (~stays if arriving is None else arriving & ~stays).nonzero().squeeze(1)
-        wanted = rounded_up(len(keep), self._round_to)
-        return keep if wanted == len(keep) else torch.cat((keep, spare[: wanted - len(keep)])).sort().values
-
-    def _staying(self, maps: tuple[_IndexMap, ...]) -> Tensor | None:
-        stays: Tensor | None = None
-        for one in maps:
-            keep = self._kept[one.group]
-            if keep is not None:
-                gate = self._gates[one.group]
-                opened = torch.zeros(len(gate) + 1, dtype=torch.bool, device=gate.device)
-                opened[keep] = True
-                opened[-1] = True
-                here = opened[one.table]
-                stays = here if stays is None else stays & here
-        return stays
-
-    def scale(self, axis: int) -> Tensor:
-        """What the positions that stay are multiplied by."""
-        if axis not in self._scale:
-            keep = self.keep(axis)
-            factors = [self._factor(one, keep) for one in self._axes[axis]]
-            total = factors[0]
-            for factor in factors[1:]:
-                total = total * factor
-            self._scale[axis] = total
-        return self._scale[axis]
-
-    def _factor(self, index: _IndexMap, keep: Tensor | None) -> Tensor:
-        gate = self._gates[index.group]
-        if index.identity:
-            return gate if keep is None else gate.index_select(0, keep)
-        if index.partial:
-            gate = torch.cat((gate, gate.new_ones(1)))
-        return gate.index_select(0, index.table if keep is None else index.table.index_select(0, keep))
-
-
 class Selector:
     """Selects subnetworks of one network; the tables are built once.
 
@@ -171,10 +71,10 @@ class Selector:
         self._groups = tuple(groups)
         self._round_to = round_to
         self._narrow_below = {g.name: _narrow_below(net, g, narrow_below) for g in groups if g.name not in whole}
-        self._axes: list[tuple[_IndexMap, ...]] = []
-        self._dimensions: dict[str, list[_Dimension]] = {}
+        self._axes: list[tuple[IndexMap, ...]] = []
+        self._dimensions: dict[str, list[Dimension]] = {}
         self._single = {s.tensor: g.name for g in groups for s in g.slices if s.dim is None}
-        self._selects: list[tuple[str, int, tuple[_IndexMap, ...]]] = []
+        self._selects: list[tuple[str, int, tuple[IndexMap, ...]]] = []
         self._device = torch.device("cpu")
         self._plan(net)
         self._names_of_buffers = frozenset(name for name, _ in net.named_buffers())
@@ -193,11 +93,11 @@ class Selector:
                 # A convolution of no width cannot run; a linear layer can.
                 fills = self._round_to > 1 or tensor_of(net, tensor).dim() > 2  # noqa: PLR2004
                 self._axes.append(
-                    tuple(_index_map(group, part, fills=fills and group.selects is not None) for group, part in pieces)
+                    tuple(index_map(group, part, fills=fills and group.selects is not None) for group, part in pieces)
                 )
             consumes = any(part.consumes for _, part in pieces)
-            self._dimensions.setdefault(tensor, []).append(_Dimension(dim, known[key], consumes))
-            upstream = tuple(_index_map(group, part, fills=False) for group, part in pieces if group.selects is None)
+            self._dimensions.setdefault(tensor, []).append(Dimension(dim, known[key], consumes))
+            upstream = tuple(index_map(group, part, fills=False) for group, part in pieces if group.selects is None)
             for layer in {group.selects for group, _ in pieces if group.selects is not None}:
                 self._selects.append((layer, known[key], upstream))
 
@@ -223,7 +123,7 @@ class Selector:
         values = values or {}
         self._move(next(iter(gates.values())).device)
         kept = {group.name: self._kept(group.name, gates[group.name]) for group in self._groups}
-        draw = _Draw(self._axes, gates, kept, self._round_to)
+        draw = Draw(self._axes, gates, kept, self._round_to)
         tensors = dict(values)
         buffers: dict[str, tuple[int, Tensor]] = {}
         for name, group in self._single.items():
@@ -242,7 +142,7 @@ class Selector:
             tensors.setdefault(name, _value(net, name, values))
         return Selection(tensors, self._features(draw, gates, kept), buffers, noise)
 
-    def _narrowed_sd(self, sd: Mapping[str, Tensor], gates: Mapping[str, Tensor], draw: _Draw) -> dict[str, Tensor]:
+    def _narrowed_sd(self, sd: Mapping[str, Tensor], gates: Mapping[str, Tensor], draw: Draw) -> dict[str, Tensor]:
         """Standard deviations, narrowed and gated as their parameters are."""
         narrowed = {}
         for name, whole in sd.items():
@@ -255,25 +155,25 @@ class Selector:
     def positions(self, gates: Mapping[str, Tensor]) -> dict[str, Kept]:
         """What a subnetwork keeps of each tensor: dimensions and indices, for those of which something goes."""
         kept = {group.name: self._kept(group.name, gates[group.name]) for group in self._groups}
-        draw = _Draw(self._axes, gates, kept, self._round_to)
+        draw = Draw(self._axes, gates, kept, self._round_to)
         found = {name: draw.kept(dimensions) for name, dimensions in self._dimensions.items()}
         return {name: kept for name, kept in found.items() if kept}
 
     def _move(self, device: torch.device) -> None:
         if device != self._device:
-            self._axes = [tuple(_moved(one, device) for one in maps) for maps in self._axes]
-            self._selects = [(a, b, tuple(_moved(one, device) for one in maps)) for a, b, maps in self._selects]
+            self._axes = [tuple(moved(one, device) for one in maps) for maps in self._axes]
+            self._selects = [(a, b, tuple(moved(one, device) for one in maps)) for a, b, maps in self._selects]
             self._device = device
 
     def _features(
-        self, draw: _Draw, gates: Mapping[str, Tensor], kept: Mapping[str, Tensor | None]
+        self, draw: Draw, gates: Mapping[str, Tensor], kept: Mapping[str, Tensor | None]
     ) -> dict[str, tuple[Tensor, int]]:
         found = {}
         for layer, axis, upstream in self._selects:
             keep = draw.keep(axis)
             if keep is None:
                 continue
-            reaching = _Draw([upstream], gates, kept).keep(0) if upstream else None
+            reaching = Draw([upstream], gates, kept).keep(0) if upstream else None
             if reaching is None:
                 found[layer] = (keep, len(self._axes[axis][0].table))
             elif len(reaching) != len(keep):
@@ -304,18 +204,6 @@ def _narrow_below(net: nn.Module, group: GateGroup, linear: float) -> float:
     return linear if linear == 0 or all(tensor.dim() <= 2 for tensor in touched) else 1.0  # noqa: PLR2004 (matrices)
 
 
-@torch.inference_mode(mode=False)
-def _index_map(group: GateGroup, part: Slice, *, fills: bool) -> _IndexMap:
-    table = torch.where(part.gates >= 0, part.gates, group.size)
-    identity = torch.equal(table, torch.arange(group.size))
-    return _IndexMap(group.name, table, identity, bool((part.gates < 0).any()), fills=fills)
-
-
-@torch.inference_mode(mode=False)
-def _moved(index: _IndexMap, device: torch.device) -> _IndexMap:
-    return replace(index, table=index.table.to(device))
-
-
 def _value(net: nn.Module, name: str, values: Mapping[str, Tensor]) -> Tensor:
     return values[name] if name in values else tensor_of(net, name)
 
@@ -325,7 +213,7 @@ def _times(tensor: Tensor, gate: Tensor) -> Tensor:
     return tensor * gate.to(tensor.dtype).reshape(tensor.shape)
 
 
-def _narrowed(gated: Tensor | None, whole: Tensor, dimensions: Sequence[_Dimension], draw: _Draw) -> Tensor | None:
+def _narrowed(gated: Tensor | None, whole: Tensor, dimensions: Sequence[Dimension], draw: Draw) -> Tensor | None:
     """A parameter's slices, multiplied by the gates of what they read; ``None`` if nothing changes."""
     tensor = narrow(whole if gated is None else gated, draw.kept(dimensions))
     for along in dimensions:
