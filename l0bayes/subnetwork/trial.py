@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from l0bayes.compat import tree_leaves, tree_map_tensors
+from l0bayes.copying import copied
 from l0bayes.errors import StructureError
 from l0bayes.inputs import Inputs
 from l0bayes.layers.widths import attributes, computes_by_width
@@ -206,7 +207,7 @@ class Trial:
 
     def _in_mode(self, case: Case) -> nn.Module:
         """The network; in training mode a fresh copy, since each run changes what it keeps from batch to batch."""
-        return copy.deepcopy(self._net).train() if case.training else self._net
+        return copied(self._net).train() if case.training else self._net
 
     def difference(self, case: Case, groups: Sequence[GateGroup], *, alone: bool) -> Difference | None:
         """How the subnetwork differs from the masked network; ``None`` if it does not.
