@@ -15,6 +15,7 @@ TASKS = {
     "lenet-4150": "LeNet-5, MNIST, 4,150 parameters",
     "mlp-18000": "MLP, MNIST, 18,000 parameters",
     "mlp-8000": "MLP, MNIST, 8,000 parameters",
+    "mlp-2700": "MLP, MNIST, 2,700 parameters",
     "wrn-16-1-half": "WRN-16-1, CIFAR-10 (JPEG), half of the MACs",
     "wrn-16-1-quarter": "WRN-16-1, a quarter",
     "wrn-16-2-quarter": "WRN-16-2, a quarter",
@@ -39,6 +40,8 @@ METHODS = {
     "str": "single weights, STR",
     "lottery": "single weights, lottery ticket",
 }
+# What was measured since goes by its own name, at the end.
+TASKS |= {path.stem: path.stem for path in sorted((RESULTS / "compare").glob("*.json")) if path.stem not in TASKS}
 _PRUNING = ("magnitude", "taylor", "fisher", "group-lasso", "slimming")
 
 
@@ -47,7 +50,8 @@ def found(task: str) -> dict[str, Rows]:
     if not (RESULTS / "compare" / f"{task}.json").is_file():
         return {}
     rows = stored(f"compare/{task}")["results"]
-    by = {name: [row for row in rows if row["method"] == name] for name in METHODS}
+    names = dict.fromkeys([*METHODS, *(row["method"] for row in rows)])
+    by = {name: [row for row in rows if row["method"] == name] for name in names}
     return {name: own for name, own in by.items() if own}
 
 
@@ -103,7 +107,7 @@ def _full(task: str) -> str:
     own = found(task)
     rows = [
         [
-            METHODS[name],
+            METHODS.get(name, name),
             _cell(rows),
             len(rows),
             f"{100 * statistics.mean(row['share'] for row in rows):.3g}",
