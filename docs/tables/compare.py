@@ -184,6 +184,13 @@ def _against(task: str, one: str, other: str) -> str:
     return f"{number[1:]} points {'ahead' if number[0] == '+' else 'behind'} {word}"
 
 
+def _best_pruning(task: str) -> str:
+    """Which pruning by units errs least, and how far it is ahead of l0bayes, or behind."""
+    own = found(task)
+    best = min((name for name in _PRUNING if name in own), key=lambda name: error(own[name]))
+    return f"the best of its kind, {METHODS[best]}, is {_against(task, best, 'l0bayes')} of l0bayes"
+
+
 def _largest_time() -> str:
     ratios = [_seconds(found(task), "l0bayes") for task in TASKS]
     return max(ratio for ratio in ratios if ratio != "–")
@@ -198,6 +205,7 @@ PLACES: dict[str, Callable[[], str]] = {
     "compare-longest": _largest_time,
     "against-magnitude": partial(_against, "wrn-16-1-half", "l0bayes", "magnitude"),
     "str-against": partial(_against, "wrn-16-1-half", "str", "l0bayes"),
+    "best-pruning": partial(_best_pruning, "wrn-16-1-half"),
     "svi-half": partial(_error, "wrn-16-1-half", "svi"),
     "dense-half": partial(_error, "wrn-16-1-half", "dense"),
 }
