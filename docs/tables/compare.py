@@ -94,7 +94,7 @@ def _short() -> str:
             [
                 title,
                 *map(_cell, cells),
-                f"**{_cell(own['l0bayes'])}** ({len(own['l0bayes'])})",
+                f"{_cell(own['l0bayes'])} ({len(own['l0bayes'])})",
                 _seconds(own, "l0bayes"),
             ]
         )
