@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.special import expit, gammaln
 
+from l0bayes.models.special import expit, gammaln
 from l0bayes.models.spike_slab_regression import SpikeSlabRegression
 
 Arr = np.ndarray

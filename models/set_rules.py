@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.special import betaln, logit
+
+from l0bayes.models.special import betaln, logit
 
 Arr = np.ndarray
 

@@ -66,7 +66,7 @@ def select(options: SelectOptions) -> str:
     Raises:
         DataError: if the table has no such column, or none that can be used.
     """
-    model = _model(options)
+    model = _regression(options)
     found = infer_inclusion(model, options.method, draws=options.draws, seed=options.seed)
     table = _table(found, options.level)
     out = Path(options.out)
@@ -85,7 +85,7 @@ def select(options: SelectOptions) -> str:
     return "\n".join(lines)
 
 
-def _model(options: SelectOptions) -> SpikeSlabRegression:
+def _regression(options: SelectOptions) -> SpikeSlabRegression:
     try:
         table = pd.read_csv(options.csv)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

@@ -70,7 +70,7 @@ def _train(job: Job, networks: Mapping[str, tuple[Classifier, HardConcreteGuide]
     runs["gated"] = train_one(job, "gated", model, guide, out, teacher=teacher)
     small = compact(model, guide).cpu()
     if options.thin:
-        runs["thin"] = train_one(job, "thin", *job.classifier(thin_network(job, _parameters(small))), out)
+        runs["thin"] = train_one(job, "thin", *job.classifier(thin_network(job, _size(small))), out)
     if not processes.first:
         return {}
     with evaluating(small):
@@ -108,7 +108,7 @@ def _train(job: Job, networks: Mapping[str, tuple[Classifier, HardConcreteGuide]
     return summary
 
 
-def _parameters(net: nn.Module) -> int:
+def _size(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 

@@ -107,8 +107,8 @@ def load(path: str | Path, module: _Module) -> _Module:
         for names in facts.get("tied", ()):
             tie(module, names)
         for name, number in given.items():
-            path, _, attribute = name.rpartition(".")
-            setattr(module.get_submodule(path), attribute, int(number))
+            owner, _, attribute = name.rpartition(".")
+            setattr(module.get_submodule(owner), attribute, int(number))
     except (AttributeError, ValueError) as error:
         raise FileFormatError(f"module: {path} does not fit it: {error}") from error
     _load_state(path, module, tensors, facts.get("state_versions", {}))

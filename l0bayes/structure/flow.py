@@ -55,7 +55,7 @@ class Flow(TorchDispatchMode):
         self.reads_data: str | None = None
         self.live_norms: set[str] = set()
         self._follows_norms = not live_norms
-        self._inside: Norm | None = None
+        self._running_norm: Norm | None = None
         self._aside = False
         self._touched = self.labelling.depending
         self._decided: Any = WeakIdKeyDictionary()  # what features, or weights, have a part in
@@ -112,19 +112,19 @@ class Flow(TorchDispatchMode):
 
     def _enter_norm(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Stops following what goes on within a norm, where norms are over live features."""
-        if self._follows_norms or self._inside is not None or len(args) != 1 or not isinstance(args[0], Tensor):
+        if self._follows_norms or self._running_norm is not None or len(args) != 1 or not isinstance(args[0], Tensor):
             return
         self._aside = True
-        self._inside = norm_of(self.labelling, module, args[0])
-        self._aside = self._inside is not None
-        if self._inside is not None and self._inside.live:
+        self._running_norm = norm_of(self.labelling, module, args[0])
+        self._aside = self._running_norm is not None
+        if self._running_norm is not None and self._running_norm.live:
             self.live_norms.add(self.labelling.stack[-1])
 
     def _leave_norm(self, module: nn.Module, output: Any) -> None:
-        if self._inside is not None and self._inside.module is module:
-            self.labelling.label(output, self._inside.labels)
+        if self._running_norm is not None and self._running_norm.module is module:
+            self.labelling.label(output, self._running_norm.labels)
             self._touched[output] = self._decided[output] = True
-            self._inside, self._aside = None, False
+            self._running_norm, self._aside = None, False
 
     def _is_decided(self, values: Any) -> bool:
         return any(

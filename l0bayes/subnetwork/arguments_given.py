@@ -23,11 +23,11 @@ class Arguments:
 
     def __init__(self, net: nn.Module, names: Collection[str]) -> None:
         self.seen: dict[str, tuple[Any, Any]] = {}
-        self._modules = {name: net.get_submodule(name) for name in names}
+        self._watched = {name: net.get_submodule(name) for name in names}
         self._hooks: list[Any] = []
 
     def __enter__(self) -> Self:
-        for name, module in self._modules.items():
+        for name, module in self._watched.items():
             self._hooks.append(module.register_forward_pre_hook(partial(self._keep, name), with_kwargs=True))
         return self
 

@@ -157,7 +157,7 @@ def clock(monkeypatch):
     calls = []
 
     def timed(functions, **_):
-        sizes = {name: sum(p.numel() for p in call.func.parameters()) for name, call in functions.items()}
+        sizes = {name: sum(p.numel() for p in call.args[0].parameters()) for name, call in functions.items()}
         calls.append((sizes, [call() for call in functions.values()]))
         return SimpleNamespace(ratio={name: 0.2 + 0.8 * size / sizes["full"] for name, size in sizes.items()})
 
