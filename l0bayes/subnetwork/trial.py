@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from l0bayes.compat import tree_leaves, tree_map_tensors
 from l0bayes.copying import copied
-from l0bayes.errors import StructureError
 from l0bayes.inputs import Inputs
 from l0bayes.layers.widths import attributes, computes_by_width
 from l0bayes.structure import GateGroup
@@ -19,19 +18,11 @@ from l0bayes.subnetwork.arguments_given import Arguments
 from l0bayes.subnetwork.cases import Case, Difference, early_closed, late_closed, one_open
 from l0bayes.subnetwork.chance import certain, drop_nothing, same, where_it_differs
 from l0bayes.subnetwork.compacted import compact_network
-from l0bayes.subnetwork.comparing import FewerDigits, LargestNumber, compare, compare_gradients, gradients
+from l0bayes.subnetwork.comparing import LargestNumber, compare, compare_gradients, gradients
 from l0bayes.subnetwork.masked import masked_forward, multiplied
 from l0bayes.subnetwork.running import run_subnetwork
 from l0bayes.subnetwork.selection import Selection, Selector
-
-
-def _another(x: Tensor) -> Tensor:
-    """An input of the same kind with other values."""
-    return x + torch.linspace(0.5, 1, x.numel()).reshape(x.shape).to(x) if x.is_floating_point() else x.flip(-1)
-
-
-def _in_double(inputs: Inputs) -> Inputs:
-    return inputs.map(lambda x: x.double() if x.is_floating_point() else x)
+from l0bayes.subnetwork.way_to_run import another, in_double, way_to_run
 
 
 def _reason(error: Exception) -> str:
@@ -75,8 +66,8 @@ class Trial:
         self._known: tuple[Any, Any] = (None, None)  # outputs of the masked network, and what they were computed for
         self._selector: tuple[Any, Any] = (None, None)  # and the names of the groups that it is for
         self._steady: dict[bool, Any] = {}  # outputs of the full network in each mode
-        self._double, self._trains, self.rows = self._find_a_way_to_run(inputs)
-        self._inputs, *self._courses = (_in_double(one) if self._double else one for one in (self.rows, *courses))
+        self._double, self._trains, self.rows = way_to_run(self._net, inputs)
+        self._inputs, *self._courses = (in_double(one) if self._double else one for one in (self.rows, *courses))
         if self._double:
             self._net.double()
         self._randomise()
@@ -94,48 +85,6 @@ class Trial:
                 tensor.copy_(0.5 + noise.abs())
             elif name.endswith("running_mean"):
                 tensor.copy_(noise)
-
-    def _find_a_way_to_run(self, given: Inputs) -> tuple[bool, bool, Inputs]:
-        """Whether in float64, whether in training mode too, and on which rows.
-
-        In float64 unless the network insists on a dtype; on the fewest rows that tell all. One image tells as much as
-        many, but for networks that need several, as batch norm in training does.
-        """
-        choices, tensors = [given], given.tensors
-        if len(given.leaves) == 1 and tensors and tensors[0].dim() > 3:  # noqa: PLR2004 (images)
-            choices.insert(0, given.map(lambda x: x[:1]))
-        if all(x.dim() > 0 and len(x) == 1 for x in tensors):
-            choices.append(given.map(lambda x: torch.cat((x, _another(x)))))
-        ways = [(double, True, rows) for double in (True, False) for rows in choices] + [(True, False, given)]
-        for double, trains, rows in ways:
-            if self._error(rows, double=double, training=trains) is None:
-                return double, trains, rows
-        if (error := self._error(given, double=False, training=False)) is not None:
-            raise StructureError(
-                f"example_input: {type(self._net).__name__} does not run on {given.described()} where it is ({error}). "
-                "Pass one on the network's device, of the shape and type it takes"
-            ) from error
-        return False, False, given
-
-    @torch.no_grad()
-    def _error(self, rows: Inputs, *, double: bool, training: bool) -> Exception | None:
-        """Why a copy does not run in evaluation, or in training mode if that is asked for; ``None`` if it does.
-
-        In float64 it has to compute all in that, or the numbers tell less than it seems.
-        """
-        net = copy.deepcopy(self._net)
-        inputs = _in_double(rows) if double else rows
-        if double:
-            net.double()
-        for mode in (False, True) if training else (False,):
-            try:
-                with certain(net), FewerDigits() as digits:
-                    inputs.map(torch.clone).call(net.train(mode))
-            except Exception as error:  # noqa: BLE001 (batch norm of a single value per channel, or whatever it says)
-                return error
-            if double and digits.seen and not mode:
-                return TypeError("not all of it is computed in float64")
-        return None
 
     def chance(self, seed: int = 0) -> str | None:
         """What is random in the network although torch's random functions are held; ``None`` if nothing is.
@@ -173,7 +122,7 @@ class Trial:
         """Whether the output still depends on the input when some groups are closed altogether."""
         device = next(self._net.parameters()).device
         gates = {g.name: torch.full((g.size,), float(g.name not in closed), device=device) for g in groups}
-        given, others = self._given(), self._given().map(_another)
+        given, others = self._given(), self._given().map(another)
         try:
             with certain(self._net):
                 first = tree_leaves(masked_forward(self._net, groups, gates, *given.args, **given.kwargs))
