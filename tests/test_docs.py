@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from l0bayes import sparsify
+from l0bayes.inference import HardConcreteGuide, TensorBatches, evaluate, fit
+from l0bayes.models import MLP, Classifier
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -105,6 +110,45 @@ def test_getting_started_runs_from_above_to_below(name, tmp_path):
     command = [sys.executable, "-W", "error", "-W", "ignore::FutureWarning:arviz", "-c", program]
     done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=200)  # noqa: S603
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_trials_of_optuna_are_ended_early():
+    """The example of the page on hooks, with networks that are small enough for a test."""
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    page = (DOCS / "guide" / "hooks.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"## Optuna.*?```python\n(.*?)```", page, re.DOTALL)
+    torch.manual_seed(0)
+    x = torch.randn(60, 6)
+    y = (x[:, 0] > 0).long()
+
+    def build():
+        model = Classifier(sparsify(MLP(6, 8, 2), x[:2]), num_data=40)
+        return model, HardConcreteGuide(model)
+
+    def few(*args, **options):
+        return fit(*args, epochs=10, **options)
+
+    studies = []
+    create = optuna.create_study
+
+    def created(**options):
+        studies.append(create(sampler=optuna.samplers.RandomSampler(seed=0), **options))
+        return studies[-1]
+
+    names = {
+        "build": build,
+        "fit": few,
+        "evaluate": evaluate,
+        "loader": TensorBatches(x[:40], y[:40], 10, shuffle=True),
+        "validation": TensorBatches(x[40:], y[40:], 20),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optuna, "create_study", created)
+        exec(compile(code, "hooks.md", "exec"), names)  # noqa: S102 (it is what the page shows)
+    states = [trial.state.name for trial in studies[0].trials]
+    assert len(states) == 20
+    assert set(states) == {"COMPLETE", "PRUNED"}
 
 
 def test_a_broken_link_and_a_missing_picture_are_found(tmp_path, monkeypatch):
