@@ -12,7 +12,6 @@ from l0bayes import SparseModule, sparsify
 from l0bayes.inference import ClosedFormKL_ELBO, HardConcreteGuide
 from l0bayes.models import MLP, Classifier, LeNet5, WideResNet
 from l0bayes.structure import GateGroup
-from l0bayes.subnetwork.selection import Selector
 
 SEED = 0
 NUM_DATA = 60_000
@@ -133,7 +132,7 @@ def gated(network: Network, openness: Openness, *, masked: bool = False, device:
     """
     sparse = sparsify(network.seeded(), network.data(2)[0], CODE_COST, network.gates)
     if masked:
-        sparse._select = Selector(sparse.net, sparse.groups, 0.0)  # noqa: SLF001 (no option: the default is the best)
+        sparse.narrowing(masked=True).__enter__()  # for good
     model = Classifier(sparse, NUM_DATA)
     guide = HardConcreteGuide(model)
     with torch.no_grad():

@@ -93,7 +93,8 @@ def pyro_step(
     """Model and guide of l0bayes under an ELBO; closed slices taken out as by default, or below another share."""
     sparse = sparsify(MLP(*SIZES), x[:2], CODE_COST, "input")
     if narrow_below is not None:
-        sparse._select = Selector(sparse.net, sparse.groups, narrow_below)  # noqa: SLF001 (no option: the default is the best)
+        # There is no option, since the default is the best.
+        sparse._selectors[1, False] = Selector(sparse.net, sparse.groups, narrow_below)  # noqa: SLF001
     model = Classifier(sparse, NUM_DATA)
     shares = {f"fc{i}.input": p for i, p in enumerate(openness, start=1)}
     elbo = elbo_class()(model, HardConcreteGuide(model, init_open=shares))
