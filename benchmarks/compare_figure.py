@@ -129,7 +129,7 @@ def draw_errors(axes: Axes, found: dict[str, Point], places: dict[str, int], ask
     if "dense" in found:
         axes.axvline(found["dense"].error, color=COLOURS["dense"], lw=1, ls=(0, (4, 3)), zorder=0)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
-    axes.locator_params(axis="x", nbins=4)
+    axes.locator_params(axis="x", nbins=3)
     axes.grid(axis="x", color="#e8e8e8", lw=0.7)
 
 
