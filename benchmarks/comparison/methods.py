@@ -103,5 +103,5 @@ METHODS = {
     "paper": Method("the paper's settings", paper, suits=has_recipe),
     "gradual": Method("single weights, gradual magnitude", gradual),
     "str": Method("single weights, STR", soft_threshold),
-    "lottery": Method("single weights, lottery ticket", lottery),
+    "lottery": Method("single weights, lottery ticket (4 × the epochs)", lottery),
 }

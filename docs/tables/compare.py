@@ -39,7 +39,7 @@ METHODS = {
     "paper": "l0bayes, the paper's accounting (svi)",
     "gradual": "single weights, gradual magnitude",
     "str": "single weights, STR",
-    "lottery": "single weights, lottery ticket",
+    "lottery": "single weights, lottery ticket, in four times the epochs",
 }
 _SPARSE = 1 / 14  # of a network, and less
 _PRUNING = ("magnitude", "taylor", "fisher", "group-lasso", "slimming")
