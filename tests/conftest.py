@@ -20,3 +20,4 @@ def _same_start():
         signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     torch.set_default_dtype(dtype)
+    torch.distributions.Distribution.set_default_validate_args(True)  # torch.compile turns it off

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from l0bayes.compat import run_uncompiled, set_compiled_call
+from l0bayes.compat import run_uncompiled, set_compiled_call, validates
 from l0bayes.find_sparse import find_sparse, is_gated
 from l0bayes.models.likelihood import Likelihood
 
@@ -58,7 +58,10 @@ class Compiled:
         """Compiles at the first call, and again only if the network has changed."""
         net = self._net
         if self._call is None:
+            checked = validates(torch.distributions.Distribution)
             self._call = partial(torch.compile(run_uncompiled), net)  # copies of the network find their own in it
+            # The compiler turns the checks of all distributions off, for the whole process.
+            torch.distributions.Distribution.set_default_validate_args(checked)
         set_compiled_call(net, self._call)
         try:
             with warnings.catch_warnings():  # the compiler looks at the .grad of the selected tensors, which have none

@@ -1,6 +1,8 @@
 """Training through torch.compile: the same numbers, and only where the network keeps its shape."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -108,3 +110,21 @@ def test_inductor_trains_what_eager_trains(tmp_path, monkeypatch):
     torch.testing.assert_close(torch.tensor(ends[1][0]["elbo"]), torch.tensor(ends[0][0]["elbo"]), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(ends[1][1], ends[0][1], rtol=1e-3, atol=1e-4)
     assert list(tmp_path.rglob("*.so"))
+
+
+LEFT = """
+import functools, torch
+torch.compile = functools.partial(torch.compile, backend="eager")
+from l0bayes.inference import HardConcreteGuide, TensorBatches, fit
+from l0bayes.models import MLP, Classifier
+x, y = torch.randn(20, 4), torch.zeros(20).long()
+model = Classifier(MLP(4, 3, 2), num_data=20)
+fit(model, HardConcreteGuide(model), TensorBatches(x, y, 10), epochs=1, compile=True, progress=False)
+torch.distributions.Normal(0.0, -1.0)
+"""
+
+
+def test_distributions_go_on_checking_their_arguments():
+    """The compiler turns that off, once a process."""
+    done = subprocess.run([sys.executable, "-c", LEFT], check=False, capture_output=True, text=True, timeout=200)  # noqa: S603
+    assert "Expected parameter scale" in done.stderr
