@@ -279,7 +279,8 @@ class SparseModule(OwnedModule):
             round_to: each group keeps a multiple of this many units, or all it has; those besides the open ones are
                 multiplied by 0.
             masked: all units are kept, and closed ones are multiplied by 0: nothing is saved, shapes stay, and which
-                gates are open is never read from the device.
+                gates are open is never read from the device. But for units over which norms take statistics, which
+                are taken out, and never rounded, in either way.
         """
         before, self._narrowed = self._narrowed, (round_to, masked)
         try:

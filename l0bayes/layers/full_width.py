@@ -53,22 +53,23 @@ def selected(keep: Tensor, dim: int, width: int, args: Any, kwargs: Any) -> Any:
 
 def pad_outputs(layer: nn.Module, width: int) -> None:
     """Makes a layer pad what it makes, in place; so far it makes all of the ``width`` features."""
-    if hasattr(layer, FULL):
-        return
-    device = next(layer.parameters()).device
-    layer.register_buffer(PLACE, torch.arange(width, device=device))
-    setattr(layer, FULL, width)
-    layer.register_forward_hook(_pad)
+    if _counts_all(layer, PLACE, FULL, width):
+        layer.register_forward_hook(_pad)
 
 
 def select_by_hook(layer: nn.Module, width: int) -> None:
     """Makes a layer select what it reads, in place; so far it reads all of the ``width`` features."""
-    if hasattr(layer, GIVEN):
-        return
-    device = next(layer.parameters()).device
-    layer.register_buffer(INDEX, torch.arange(width, device=device))
-    setattr(layer, GIVEN, width)
-    layer.register_forward_pre_hook(_select, with_kwargs=True)
+    if _counts_all(layer, INDEX, GIVEN, width):
+        layer.register_forward_pre_hook(_select, with_kwargs=True)
+
+
+def _counts_all(layer: nn.Module, buffer: str, attribute: str, width: int) -> bool:
+    """Gives a layer indices of all features, unless it has indices already; whether it had none."""
+    if hasattr(layer, attribute):
+        return False
+    layer.register_buffer(buffer, torch.arange(width, device=next(layer.parameters()).device))
+    setattr(layer, attribute, width)
+    return True
 
 
 def _pad(layer: nn.Module, _args: Any, output: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from l0bayes.compat import tree_map_tensors
+from l0bayes.inputs import Inputs
 
 
 class Arguments:
@@ -18,11 +18,11 @@ class Arguments:
         names: of the modules.
 
     Attributes:
-        seen: name to arguments and keyword arguments; only modules that were called.
+        seen: name to arguments; only modules that were called.
     """
 
     def __init__(self, net: nn.Module, names: Collection[str]) -> None:
-        self.seen: dict[str, tuple[Any, Any]] = {}
+        self.seen: dict[str, Inputs] = {}
         self._watched = {name: net.get_submodule(name) for name in names}
         self._hooks: list[Any] = []
 
@@ -36,9 +36,4 @@ class Arguments:
             hook.remove()
 
     def _keep(self, name: str, _module: nn.Module, args: Any, kwargs: Any) -> None:
-        self.seen.setdefault(name, tree_map_tensors(torch.clone, (args, kwargs)))
-
-    def of(self, name: str) -> tuple[Any, Any]:
-        """The arguments of a module, anew for each run: it may write into them."""
-        given: tuple[Any, Any] = tree_map_tensors(torch.clone, self.seen[name])
-        return given
+        self.seen.setdefault(name, Inputs(args, kwargs).map(torch.clone))

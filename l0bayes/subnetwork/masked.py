@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from l0bayes.layers.norms import norm_dim
-from l0bayes.layers.widths import attributes
-from l0bayes.structure import GateGroup
+from l0bayes.structure import GateGroup, Slice
 from l0bayes.structure.groups import along
 from l0bayes.subnetwork.mirror import Mirror
+from l0bayes.subnetwork.running import put_selection
+from l0bayes.subnetwork.selection import Selection
 
 
 def masked_forward(
@@ -50,8 +51,7 @@ def norms_over_open(net: nn.Module, groups: Sequence[GateGroup], gates: Mapping[
             path = part.tensor.rpartition(".")[0]
             if part.consumes or norm_dim(net.get_submodule(path)) is None:
                 continue
-            table = part.gates.to(gates[group.name].device)
-            here = (table < 0) | (gates[group.name] != 0)[table.clamp(min=0)]
+            here = _along_positions(gates[group.name], part) != 0
             opened[path] = opened[path] & here if path in opened else here
     with ExitStack() as hooks:
         for path, here in opened.items():
@@ -67,11 +67,8 @@ def _norm_of_open(open_: Tensor, norm: nn.Module, args: tuple[Any, ...], output:
         return torch.zeros_like(output)
     mirror = Mirror(norm)
     own = {name: parameter.index_select(0, open_) for name, parameter in norm.named_parameters(recurse=False)}
-    for name, value in attributes(norm, {name: parameter.shape for name, parameter in own.items()}).items():
-        mirror.put_attribute(mirror.net, name, value)
-    for name, parameter in own.items():
-        mirror.put_tensor(mirror.net, name, parameter)
-    some = mirror.net.forward(args[0].index_select(dim, open_))
+    put_selection(mirror, Selection(own))
+    some = mirror.net.forward(args[0].index_select(dim, open_))  # without its hooks, of which this is one
     mirror.hand_back()
     return torch.zeros_like(output).index_copy(dim, open_, some)
 
@@ -100,11 +97,15 @@ def masked_weights(
                 continue
             tensor = tensors.get(part.tensor)
             tensor = net.get_parameter(part.tensor) if tensor is None else tensor
-            gate = gates[group.name].to(tensor.dtype)
-            table = part.gates.to(gate.device)
-            value = torch.where(table >= 0, gate[table.clamp(min=0)], 1.0)
+            value = _along_positions(gates[group.name].to(tensor.dtype), part)
             tensors[part.tensor] = tensor * along(value, part.dim, tensor.shape)
     return tensors
+
+
+def _along_positions(gate: Tensor, part: Slice) -> Tensor:
+    """The gate of each position of a slice, 1 where none decides."""
+    table = part.gates.to(gate.device)
+    return torch.where(table >= 0, gate[table.clamp(min=0)], 1.0)
 
 
 @contextmanager

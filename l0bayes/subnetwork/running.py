@@ -32,7 +32,7 @@ def run_subnetwork(net: nn.Module, selection: Selection, *args: Any, **kwargs: A
         kwargs: keyword arguments of the network.
     """
     mirror = Mirror(net)
-    _narrow(mirror, selection)
+    put_selection(mirror, selection)
     noise = selection.noise
     noisy = nullcontext() if noise is None else NoisyWeights(selection.tensors, noise, Inputs(args, kwargs).rows)
     try:
@@ -43,7 +43,7 @@ def run_subnetwork(net: nn.Module, selection: Selection, *args: Any, **kwargs: A
         mirror.hand_back()
 
 
-def _narrow(mirror: Mirror, selection: Selection) -> None:
+def put_selection(mirror: Mirror, selection: Selection) -> None:
     """Puts the tensors of a selection in place, with what layers compute by besides: numbers of groups and of heads."""
     for path, own in by_owner(selection.tensors).items():
         layer = submodule(mirror.net, path)

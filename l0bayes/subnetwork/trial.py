@@ -214,10 +214,10 @@ class Trial:
         """Why a module does not run with some gates closed, if it does with all open."""
         module, part = net.get_submodule(home), Selector(net, groups)(net, self._gates(case, groups)).within(home)
         for selection in (Selection({}), part):
-            args, kwargs = arguments.of(home)
+            given = arguments.seen[home].map(torch.clone)  # anew for each run: it may write into them
             try:
                 with certain(module):
-                    run_subnetwork(module, selection, *args, **kwargs)
+                    run_subnetwork(module, selection, *given.args, **given.kwargs)
             except Exception as error:  # noqa: BLE001 (whatever it says)
                 return None if selection is not part else _reason(error)
         return None

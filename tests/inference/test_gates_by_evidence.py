@@ -176,6 +176,20 @@ def test_probabilities_are_where_the_elbo_is_best():
     assert 0.2 < row["p_nonzero"].item() < 0.4
 
 
+def descend(net, optimizer, x, steps):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (net(x) - 1).square().sum().backward()
+        optimizer.step()
+
+
+def assert_written_back(finishing, sparse, opened, x):
+    """What was learned is in the full network: with closed gates it computes the same."""
+    finishing.write_back()
+    gates = {name: gate.float() for name, gate in opened.items()}
+    torch.testing.assert_close(finishing.net(x), sparse.run(gates, x))
+
+
 @pytest.mark.parametrize("kind", ["unit", "weight"])
 def test_what_cannot_be_taken_out_stays_zero_while_the_finished_network_trains(kind):
     torch.manual_seed(0)
@@ -186,13 +200,8 @@ def test_what_cannot_be_taken_out_stays_zero_while_the_finished_network_trains(k
     finishing = Finishing(sparse, opened)
     optimizer = torch.optim.SGD(finishing.net.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
     x = torch.randn(7, 5)
-    for _ in range(5):
-        optimizer.zero_grad()
-        (finishing.net(x) - 1).square().sum().backward()
-        optimizer.step()
-    finishing.write_back()
-    gates = {name: gate.float() for name, gate in opened.items()}
-    torch.testing.assert_close(finishing.net(x), sparse.run(gates, x))
+    descend(finishing.net, optimizer, x, steps=5)
+    assert_written_back(finishing, sparse, opened, x)
 
 
 def test_what_the_optimizer_remembers_does_not_move_what_stays_zero():
@@ -201,21 +210,13 @@ def test_what_the_optimizer_remembers_does_not_move_what_stays_zero():
     sparse = sparsify(net, torch.randn(2, 5), gates="unit", min_units=0)
     optimizer = torch.optim.Adam(sparse.child("net").parameters(), 0.1)
     x = torch.randn(7, 5)
-    for _ in range(3):
-        optimizer.zero_grad()
-        (sparse.child("net")(x) - 1).square().sum().backward()
-        optimizer.step()
+    descend(sparse.child("net"), optimizer, x, steps=3)
     opened = {group.name: torch.arange(group.size) % 3 == 0 for group in sparse.groups}
     opened["2.unit"][:] = False
     finishing = Finishing(sparse, opened)
     finishing.take_place(optimizer)
-    for _ in range(3):
-        optimizer.zero_grad()
-        (finishing.net(x) - 1).square().sum().backward()
-        optimizer.step()
-    finishing.write_back()
-    gates = {name: gate.float() for name, gate in opened.items()}
-    torch.testing.assert_close(finishing.net(x), sparse.run(gates, x))
+    descend(finishing.net, optimizer, x, steps=3)
+    assert_written_back(finishing, sparse, opened, x)
 
 
 def test_other_parameters_of_the_model_train_in_every_phase():
